@@ -1,0 +1,45 @@
+# Every target calls `setup`; a second call takes a moment.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.stamp
+SUBAK := $(BIN)/subak
+
+.DEFAULT_GOAL := help
+.PHONY: help setup check unit test demo bench clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP)  ## make .venv with everything
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Subak needs Python 3.11 or later: make PYTHON=/path/to/python3.11 ..."; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "setup: installing into $(VENV) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $(STAMP)
+
+check: setup  ## style, types, layering, SQL
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/sqlfluff lint sql
+
+unit: setup  ## the tests that need no server, in under a minute
+	@$(BIN)/pytest tests/unit
+
+test: setup  ## everything, on real databases
+	@bash tests/engines.sh
+	@$(BIN)/pytest tests
+
+demo: setup  ## a small retail company on three outlets
+	@$(SUBAK) demo $(ARGS)
+
+bench: setup  ## figures for MariaDB outlets on this machine, written to bench.json
+	@bash tests/engines.sh
+	@$(BIN)/python -m tests.bench
+
+clean:  ## remove what was built here
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,217 @@
+"""Canonical values: what a column's value looks like on the wire, and when two values are the same.
+
+An engine's trigger writes *wire values* into the JSON image: already exact, not always in the one canonical spelling
+(a DECIMAL(10,2) keeps its trailing zero). `canonical` gives the one spelling. Row keys need it at once, so triggers spell
+key columns canonically themselves; `tests/contract` holds the two equal.
+
+| kind      | wire (JSON)                                            | canonical (Python)                                |
+|-----------|--------------------------------------------------------|---------------------------------------------------|
+| integer   | number                                                 | int                                               |
+| boolean   | true/false, or a number                                | bool                                              |
+| decimal   | string or number                                       | str: no exponent, no trailing zeros, no -0        |
+| float     | string of at least 17 digits, or a number              | float                                             |
+| text      | string                                                 | str                                               |
+| char      | string                                                 | str without trailing blanks                       |
+| json      | string that holds the JSON text                        | str: compact, keys sorted                         |
+| binary    | string, base64 without line breaks                     | bytes                                             |
+| uuid      | string                                                 | str, lower case                                   |
+| date      | string YYYY-MM-DD                                      | the same                                          |
+| time      | string [-]HH:MM:SS[.ffffff]                            | the same, the fraction only when it is not zero   |
+| datetime  | string YYYY-MM-DD HH:MM:SS[.ffffff] (or T for the blank)| with the blank; fraction only when not zero      |
+
+More than six fractional digits are rounded half up to six: the one stated rule, the same at every outlet.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+from decimal import ROUND_HALF_UP, Decimal, InvalidOperation
+from datetime import datetime, timedelta
+from typing import Any
+
+
+from services.kernel.catalogue import Column, Kind, Table, folded
+from services.kernel.errors import PermanentError
+
+Value = None | bool | int | float | str | bytes
+"""A canonical value."""
+
+Image = dict[str, Value]
+"""A row: folded column name to canonical value."""
+
+FRACTION_DIGITS = 6
+"""Microseconds: what every engine's application can hold (MySQL's limit)."""
+
+_TIME = re.compile(r"(-?)(\d{1,3}):(\d{2})(?::(\d{2})(?:\.(\d+))?)?")
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
+_DATETIME = re.compile(r"(\d{4}-\d{2}-\d{2})(?:[ T](\d{2}):(\d{2})(?::(\d{2})(?:\.(\d+))?)?)?")
+
+
+def canonical(column: Column, wire: Any) -> Value:
+    """The canonical value of a wire value for a column of this kind. Raises PermanentError `value` when it is not one."""
+    if wire is None:
+        return None
+    try:
+        return _CANONICAL[column.kind](wire)
+    except (ValueError, TypeError, ArithmeticError, binascii.Error) as error:
+        raise PermanentError(
+            "value",
+            f"A value for column {column.name} is not a {column.kind.value}: {error}.",
+            "Correct the row at its origin, or give both columns the same type.",
+        ) from error
+
+
+def wire(column: Column, value: Value) -> Any:
+    """The wire value (a JSON scalar) of a canonical value."""
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode("ascii")
+    if isinstance(value, float) and column.kind is Kind.FLOAT:
+        return repr(value)
+    return value
+
+
+def parse_image(table: Table, text: str) -> Image:
+    """A JSON image as canonical values by folded name. Columns that `table` lacks are refused, never dropped silently.
+
+    Raises PermanentError `image` (not a JSON object), `missing_column` or `value`.
+    """
+    try:
+        raw = json.loads(text)
+    except ValueError as error:
+        raise PermanentError("image", f"A row image for {table.name} is not JSON: {error}.", "Report this.") from error
+    if not isinstance(raw, dict):
+        raise PermanentError("image", f"A row image for {table.name} is not a JSON object.", "Report this.")
+    image: Image = {}
+    for name, value in raw.items():
+        if not table.has(name):
+            raise PermanentError(
+                "missing_column",
+                f"Table {table.name} has no column {name}, which the change's origin has.",
+                "Give the table the same columns at every outlet, then retry.",
+            )
+        image[folded(name)] = canonical(table.column(name), value)
+    return image
+
+
+def render_image(table: Table, image: Image) -> str:
+    """The JSON text of an image; the inverse of `parse_image` up to spelling."""
+    row = {table.column(name).name: wire(table.column(name), value) for name, value in image.items()}
+    return json.dumps(row, ensure_ascii=False, separators=(",", ":"))
+
+
+def row_key(table: Table, image: Image) -> str:
+    """The row's name within its table: its key columns' canonical text, `\\` and `|` escaped by `\\`, joined by `|`.
+
+    Key columns come in the order of `Table.key` (by folded name), so that every outlet builds the same text.
+    """
+    return "|".join(_key_text(image[folded(name)]) for name in table.key)
+
+
+def _key_text(value: Value) -> str:
+    if isinstance(value, bool):
+        return "1" if value else "0"
+    if isinstance(value, bytes):
+        return value.hex()
+    return str(value).replace("\\", "\\\\").replace("|", "\\|")
+
+
+def _integer(value: Any) -> int:
+    if isinstance(value, float) and not value.is_integer():
+        raise ValueError("a number with a fraction")
+    return int(value)
+
+
+def _boolean(value: Any) -> bool:
+    if value in (0, 1, "0", "1"):
+        return bool(int(value))
+    raise ValueError("neither true nor false")
+
+
+def _decimal(value: Any) -> str:
+    try:
+        number = Decimal(str(value) if isinstance(value, float) else value)
+    except InvalidOperation as error:
+        raise ValueError("not a decimal number") from error
+    if not number.is_finite():
+        raise ValueError("not a finite number")
+    text = format(number, "f")
+    if "." in text:
+        text = text.rstrip("0").rstrip(".")
+    return "0" if text in ("-0", "") else text
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else str(value)
+
+
+def _binary(value: Any) -> bytes:
+    if isinstance(value, bytes):
+        return value
+    return base64.b64decode(value, validate=True)
+
+
+def _json(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("not a JSON text")
+    # Numbers with a point become doubles, as in MySQL's JSON type: that is all a JSON column keeps everywhere.
+    return json.dumps(json.loads(value), ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+
+
+def _date(value: Any) -> str:
+    text = str(value)
+    if _DATE.fullmatch(text):
+        return text
+    match = _DATETIME.fullmatch(text)  # SQLite's applications often keep a date as a datetime at midnight
+    if match and not any(int(part or 0) for part in match.groups()[1:]):
+        return match[1]
+    raise ValueError("not YYYY-MM-DD")
+
+
+def _fraction(digits: str | None) -> tuple[str, bool]:
+    """The fraction in six digits, and whether rounding carried into the seconds."""
+    if not digits:
+        return "000000", False
+    number = int(Decimal(f"0.{digits}").scaleb(FRACTION_DIGITS).to_integral_value(ROUND_HALF_UP))
+    return f"{number % 10**FRACTION_DIGITS:06}", number == 10**FRACTION_DIGITS
+
+
+def _time(value: Any) -> str:
+    match = _TIME.fullmatch(str(value))
+    if not match:
+        raise ValueError("not HH:MM:SS")
+    sign, hours, minutes, seconds, digits = match.groups()
+    fraction, carried = _fraction(digits)
+    total = int(hours) * 3600 + int(minutes) * 60 + int(seconds or 0) + carried
+    text = f"{total // 3600:02}:{total // 60 % 60:02}:{total % 60:02}" + ("" if fraction == "000000" else f".{fraction}")
+    return sign + text if total or fraction != "000000" else text
+
+
+def _datetime(value: Any) -> str:
+    match = _DATETIME.fullmatch(str(value))
+    if not match:
+        raise ValueError("not YYYY-MM-DD HH:MM:SS")
+    date, hours, minutes, seconds, digits = match.groups()
+    fraction, carried = _fraction(digits)
+    text = f"{date} {hours or '00'}:{minutes or '00'}:{seconds or '00'}"
+    if carried:
+        text = (datetime.fromisoformat(text) + timedelta(seconds=1)).isoformat(sep=" ")
+    return text if fraction == "000000" else f"{text}.{fraction}"
+
+
+_CANONICAL = {
+    Kind.INTEGER: _integer,
+    Kind.BOOLEAN: _boolean,
+    Kind.DECIMAL: _decimal,
+    Kind.FLOAT: float,
+    Kind.TEXT: _text,
+    Kind.CHAR: lambda value: _text(value).rstrip(" "),
+    Kind.JSON: _json,
+    Kind.BINARY: _binary,
+    Kind.UUID: lambda value: _text(value).lower(),
+    Kind.DATE: _date,
+    Kind.TIME: _time,
+    Kind.DATETIME: _datetime,
+}
