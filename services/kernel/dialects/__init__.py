@@ -81,8 +81,8 @@ class Dialect(Protocol):
     def wire_image(self, image: str) -> str:
         """The image as it goes on the wire, from the text that `image_sql` gave."""
 
-    def row_hash(self, row_key: str) -> Any:
-        """What stands in the version table for that row key: SHA-256 of it, or the key itself."""
+    def row_id(self, row_key: str) -> Any:
+        """`RowId`, which stands for that row key in the version table: its SHA-256, or the key itself."""
 
     def bind(self, column: Column, value: Value) -> Any:
         """A canonical value as the driver wants it for that column. Raises PermanentError `value` if the column cannot hold it."""

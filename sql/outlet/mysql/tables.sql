@@ -37,18 +37,17 @@ CREATE TABLE IF NOT EXISTS CloudQuery (
 ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4 COLLATE = utf8mb4_bin;
 
 -- The last change that won each row, be it local or from elsewhere. The primary key is the only index: its upsert locks one record and no gap.
--- RowHash is SHA-256 of RowKey. A deleted row's version (a tombstone) keeps its last image.
+-- RowId is the SHA-256 of the row key. A deleted row's version (a tombstone) keeps its last image.
 CREATE TABLE IF NOT EXISTS subak_version (
     TableName VARCHAR(64) NOT NULL,
-    RowHash BINARY(32) NOT NULL,
-    RowKey LONGTEXT NOT NULL,
+    RowId BINARY(32) NOT NULL,
     Stamp BIGINT NOT NULL,
     Origin VARCHAR(64) NOT NULL,
     BaseStamp BIGINT NOT NULL,
     BaseOrigin VARCHAR(64) NOT NULL,
     Deleted TINYINT NOT NULL DEFAULT 0,
     LastImage LONGTEXT,
-    PRIMARY KEY (TableName, RowHash)
+    PRIMARY KEY (TableName, RowId)
 ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4 COLLATE = utf8mb4_bin;
 
 -- Batches that capture has cut: which changes make one up is fixed here, before it is sent.
@@ -127,10 +126,10 @@ CREATE TABLE IF NOT EXISTS subak_quarantine_row (
     QuarantineId BIGINT UNSIGNED NOT NULL,
     Position INT UNSIGNED NOT NULL,
     TableName VARCHAR(64) NOT NULL,
-    RowHash BINARY(32) NOT NULL,
+    RowId BINARY(32) NOT NULL,
     RowKey LONGTEXT NOT NULL,
     Stamp BIGINT NOT NULL,
     Origin VARCHAR(64) NOT NULL,
     PRIMARY KEY (QuarantineId, Position),
-    INDEX QuarantineRowKey (TableName, RowHash)
+    INDEX QuarantineRowKey (TableName, RowId)
 ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4 COLLATE = utf8mb4_bin;

@@ -36,17 +36,17 @@ CREATE TABLE IF NOT EXISTS CloudQuery (
 CREATE INDEX IF NOT EXISTS CloudQueryWaiting ON CloudQuery (ExportFlag, BatchNumber, Id);
 
 -- The last change that won each row, be it local or from elsewhere.
--- A deleted row's version (a tombstone) keeps its last image.
+-- RowId is the row key itself. A deleted row's version (a tombstone) keeps its last image.
 CREATE TABLE IF NOT EXISTS subak_version (
     TableName TEXT NOT NULL,
-    RowKey TEXT NOT NULL,
+    RowId TEXT NOT NULL,
     Stamp INTEGER NOT NULL,
     Origin TEXT NOT NULL,
     BaseStamp INTEGER NOT NULL,
     BaseOrigin TEXT NOT NULL,
     Deleted INTEGER NOT NULL DEFAULT 0,
     LastImage TEXT,
-    PRIMARY KEY (TableName, RowKey)
+    PRIMARY KEY (TableName, RowId)
 ) WITHOUT ROWID;
 
 -- Batches that capture has cut: which changes make one up is fixed here, before it is sent.
@@ -125,12 +125,13 @@ CREATE TABLE IF NOT EXISTS subak_quarantine_row (
     QuarantineId INTEGER NOT NULL,
     Position INTEGER NOT NULL,
     TableName TEXT NOT NULL,
+    RowId TEXT NOT NULL,
     RowKey TEXT NOT NULL,
     Stamp INTEGER NOT NULL,
     Origin TEXT NOT NULL,
     PRIMARY KEY (QuarantineId, Position)
 );
-CREATE INDEX IF NOT EXISTS QuarantineRowKey ON subak_quarantine_row (TableName, RowKey);
+CREATE INDEX IF NOT EXISTS QuarantineRowKey ON subak_quarantine_row (TableName, RowId);
 
 -- Holds a row only inside a transaction of Subak's applier: the triggers do nothing while it is there. SQLite has one writer at
 -- a time, so no other connection ever sees that row.

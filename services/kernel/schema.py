@@ -1,0 +1,272 @@
+"""Subak's own tables: created from `sql/<side>/<engine>/tables.sql`, described here for SQLAlchemy Core.
+
+`tests/contract` holds the two equal: what the `.sql` files create is what stands here, on every engine.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+
+from sqlalchemy import BigInteger, Column, Connection, Integer, LargeBinary, MetaData, String, Table, Text, inspect, text
+from sqlalchemy.types import TypeEngine
+
+from services.kernel.dialects import Dialect
+from services.kernel.errors import PermanentError
+
+SQL = Path(__file__).resolve().parents[2] / "sql"
+SCHEMA_VERSION = 1
+SCHEMA_VERSION_NAME = "schema_version"
+
+
+class Side(StrEnum):
+    OUTLET = "outlet"
+    HUB = "hub"
+
+
+def _table(metadata: MetaData, name: str, columns: dict[str, type[TypeEngine[object]]], key: tuple[str, ...]) -> Table:
+    return Table(
+        name,
+        metadata,
+        *(Column(column, kind, primary_key=column in key, autoincrement=False) for column, kind in columns.items()),
+    )
+
+
+_outlet = MetaData()
+
+STATE = _table(_outlet, "subak_state", {"Name": String, "Value": String}, ("Name",))
+
+CLOUD_QUERY = Table(
+    "CloudQuery",
+    _outlet,
+    Column("Id", BigInteger, primary_key=True, autoincrement=True),
+    Column("TransactionId", String),
+    Column("SessionId", BigInteger),
+    Column("TableName", String),
+    Column("Operation", String),
+    Column("RowKey", Text),
+    Column("BeforeImage", Text),
+    Column("AfterImage", Text),
+    Column("Stamp", BigInteger),
+    Column("BaseStamp", BigInteger),
+    Column("BaseOrigin", String),
+    Column("Paired", Integer, default=0),
+    Column("BatchNumber", BigInteger),
+    Column("ExportFlag", Integer, default=0),
+)
+
+VERSION = _table(
+    _outlet,
+    "subak_version",
+    {
+        "TableName": String,
+        "RowId": LargeBinary,
+        "Stamp": BigInteger,
+        "Origin": String,
+        "BaseStamp": BigInteger,
+        "BaseOrigin": String,
+        "Deleted": Integer,
+        "LastImage": Text,
+    },
+    ("TableName", "RowId"),
+)
+"""`RowId` holds what `Dialect.row_id` gives: bytes on MySQL, text on SQLite; its type here converts neither."""
+
+BATCH = _table(
+    _outlet,
+    "subak_batch",
+    {
+        "Epoch": String,
+        "Number": BigInteger,
+        "Previous": LargeBinary,
+        "Digest": LargeBinary,
+        "Changes": Integer,
+        "Transactions": Integer,
+        "Bytes": BigInteger,
+        "CutAt": BigInteger,
+        "StoredAt": BigInteger,
+    },
+    ("Epoch", "Number"),
+)
+
+BATCH_PART = _table(
+    _outlet,
+    "subak_batch_part",
+    {"Epoch": String, "Number": BigInteger, "Part": Integer, "Body": LargeBinary},
+    ("Epoch", "Number", "Part"),
+)
+
+LEDGER = _table(
+    _outlet,
+    "subak_ledger",
+    {
+        "Sequence": BigInteger,
+        "Origin": String,
+        "Epoch": String,
+        "Number": BigInteger,
+        "Digest": LargeBinary,
+        "Changes": Integer,
+        "Quarantined": Integer,
+        "AppliedAt": BigInteger,
+        "Body": LargeBinary,
+    },
+    ("Sequence",),
+)
+
+CONFLICT = Table(
+    "subak_conflict",
+    _outlet,
+    Column("Id", BigInteger, primary_key=True, autoincrement=True),
+    Column("Sequence", BigInteger),
+    Column("TableName", String),
+    Column("RowKey", Text),
+    Column("Rule", String),
+    Column("Winner", String),
+    Column("LocalStamp", BigInteger),
+    Column("LocalOrigin", String),
+    Column("LocalImage", Text),
+    Column("IncomingStamp", BigInteger),
+    Column("IncomingOrigin", String),
+    Column("IncomingImage", Text),
+    Column("DecidedAt", BigInteger),
+)
+
+QUARANTINE = Table(
+    "subak_quarantine",
+    _outlet,
+    Column("Id", BigInteger, primary_key=True, autoincrement=True),
+    Column("Sequence", BigInteger),
+    Column("Position", Integer),
+    Column("Origin", String),
+    Column("Code", String),
+    Column("Reason", Text),
+    Column("State", String),
+    Column("Attempts", Integer),
+    Column("QuarantinedAt", BigInteger),
+    Column("DecidedAt", BigInteger),
+    Column("Body", LargeBinary),
+)
+
+QUARANTINE_ROW = _table(
+    _outlet,
+    "subak_quarantine_row",
+    {
+        "QuarantineId": BigInteger,
+        "Position": Integer,
+        "TableName": String,
+        "RowId": LargeBinary,
+        "RowKey": Text,
+        "Stamp": BigInteger,
+        "Origin": String,
+    },
+    ("QuarantineId", "Position"),
+)
+
+_hub = MetaData()
+
+HUB_STATE = _table(_hub, "subak_state", {"Name": String, "Value": String}, ("Name",))
+
+HUB_COUNTER = _table(_hub, "subak_counter", {"Id": Integer, "Last": BigInteger}, ("Id",))
+
+HUB_OUTLET = _table(
+    _hub,
+    "subak_outlet",
+    {
+        "Name": String,
+        "Company": String,
+        "Place": String,
+        "AddedAt": BigInteger,
+        "RemovedAt": BigInteger,
+        "Epoch": String,
+        "Number": BigInteger,
+        "Digest": LargeBinary,
+        "LastSequence": BigInteger,
+        "Online": Integer,
+        "SeenAt": BigInteger,
+        "Conflicts": BigInteger,
+        "Quarantined": BigInteger,
+    },
+    ("Name",),
+)
+
+HUB_IGNORE = _table(_hub, "subak_ignore", {"Outlet": String, "Origin": String}, ("Outlet", "Origin"))
+
+HUB_BATCH = _table(
+    _hub,
+    "subak_batch",
+    {
+        "Sequence": BigInteger,
+        "Origin": String,
+        "Epoch": String,
+        "Number": BigInteger,
+        "Previous": LargeBinary,
+        "Digest": LargeBinary,
+        "Changes": Integer,
+        "Transactions": Integer,
+        "Bytes": BigInteger,
+        "Parts": Integer,
+        "StoredAt": BigInteger,
+    },
+    ("Sequence",),
+)
+
+HUB_BATCH_PART = _table(
+    _hub,
+    "subak_batch_part",
+    {"Origin": String, "Epoch": String, "Number": BigInteger, "Part": Integer, "Body": LargeBinary},
+    ("Origin", "Epoch", "Number", "Part"),
+)
+
+HUB_DELIVERY = _table(
+    _hub,
+    "subak_delivery",
+    {"Outlet": String, "Sequence": BigInteger, "Previous": BigInteger, "ExportFlag": Integer, "ExecutedAt": BigInteger},
+    ("Outlet", "Sequence"),
+)
+
+HUB_QUARANTINED = _table(
+    _hub,
+    "subak_quarantined",
+    {
+        "Outlet": String,
+        "Sequence": BigInteger,
+        "Position": Integer,
+        "Code": String,
+        "Reason": Text,
+        "ReportedAt": BigInteger,
+    },
+    ("Outlet", "Sequence", "Position"),
+)
+
+TABLES = {Side.OUTLET: _outlet, Side.HUB: _hub}
+
+
+def statements(path: Path) -> list[str]:
+    """The statements of a .sql file in which each ends with `;` at the end of a line. Comment lines are left out."""
+    lines = [line for line in path.read_text("utf-8").splitlines() if not line.lstrip().startswith("--")]
+    return [part.strip() for part in "\n".join(lines).split(";\n") if part.strip().rstrip(";")]
+
+
+def prepare(connection: Connection, dialect: Dialect, side: Side) -> None:
+    """Creates Subak's tables where missing and upgrades older ones in place. Safe to call at every start, and by two at once.
+
+    Raises PermanentError `newer_schema` when a newer Subak has been here.
+    """
+    if inspect(connection).has_table("subak_state"):
+        found = connection.scalar(text("SELECT Value FROM subak_state WHERE Name = :name"), {"name": SCHEMA_VERSION_NAME})
+        if found is not None and int(found) > SCHEMA_VERSION:
+            raise PermanentError(
+                "newer_schema",
+                f"The tables of Subak in this database have version {found}; this program knows {SCHEMA_VERSION}.",
+                "Run the newer Subak.",
+            )
+        if found is not None and int(found) == SCHEMA_VERSION:
+            return
+    for statement in statements(SQL / side.value / dialect.name / "tables.sql"):
+        connection.execute(text(statement.rstrip(";").replace(":", r"\:")))
+    if connection.scalar(text("SELECT COUNT(*) FROM subak_state WHERE Name = :name"), {"name": SCHEMA_VERSION_NAME}) == 0:
+        connection.execute(
+            text("INSERT INTO subak_state (Name, Value) VALUES (:name, :value)"),
+            {"name": SCHEMA_VERSION_NAME, "value": str(SCHEMA_VERSION)},
+        )
+    connection.commit()
