@@ -9,7 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from sqlalchemy import BigInteger, Column, Connection, Integer, LargeBinary, MetaData, String, Table, Text, inspect, text
-from sqlalchemy.types import TypeEngine
+from sqlalchemy.types import NullType, TypeEngine
 
 from services.kernel.dialects import Dialect
 from services.kernel.errors import PermanentError
@@ -60,7 +60,7 @@ VERSION = _table(
     "subak_version",
     {
         "TableName": String,
-        "RowId": LargeBinary,
+        "RowId": NullType,
         "Stamp": BigInteger,
         "Origin": String,
         "BaseStamp": BigInteger,
@@ -154,7 +154,7 @@ QUARANTINE_ROW = _table(
         "QuarantineId": BigInteger,
         "Position": Integer,
         "TableName": String,
-        "RowId": LargeBinary,
+        "RowId": NullType,
         "RowKey": Text,
         "Stamp": BigInteger,
         "Origin": String,
