@@ -108,9 +108,15 @@ LEDGER = _table(
         "Changes": Integer,
         "Quarantined": Integer,
         "AppliedAt": BigInteger,
-        "Body": LargeBinary,
     },
     ("Sequence",),
+)
+
+LEDGER_PART = _table(
+    _outlet,
+    "subak_ledger_part",
+    {"Sequence": BigInteger, "Part": Integer, "Body": LargeBinary},
+    ("Sequence", "Part"),
 )
 
 CONFLICT = Table(
@@ -144,7 +150,6 @@ QUARANTINE = Table(
     Column("Attempts", Integer),
     Column("QuarantinedAt", BigInteger),
     Column("DecidedAt", BigInteger),
-    Column("Body", LargeBinary),
 )
 
 QUARANTINE_ROW = _table(

@@ -74,7 +74,7 @@ CREATE TABLE IF NOT EXISTS subak_batch_part (
 ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4 COLLATE = utf8mb4_bin;
 
 -- What has been applied here: one row per batch of another outlet, written in the same transaction as its rows.
--- Sequence is the hub's number of the batch; Body holds the batch for the query log.
+-- Sequence is the hub's number of the batch.
 CREATE TABLE IF NOT EXISTS subak_ledger (
     Sequence BIGINT UNSIGNED NOT NULL PRIMARY KEY,
     Origin VARCHAR(64) NOT NULL,
@@ -84,8 +84,15 @@ CREATE TABLE IF NOT EXISTS subak_ledger (
     Changes INT UNSIGNED NOT NULL,
     Quarantined INT UNSIGNED NOT NULL,
     AppliedAt BIGINT NOT NULL,
-    Body LONGBLOB NOT NULL,
     UNIQUE INDEX LedgerBatch (Origin, Epoch, Number)
+) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4 COLLATE = utf8mb4_bin;
+
+-- The bytes of those batches, in parts that fit into one packet: for the query log, and for what is quarantined.
+CREATE TABLE IF NOT EXISTS subak_ledger_part (
+    Sequence BIGINT UNSIGNED NOT NULL,
+    Part INT UNSIGNED NOT NULL,
+    Body LONGBLOB NOT NULL,
+    PRIMARY KEY (Sequence, Part)
 ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4 COLLATE = utf8mb4_bin;
 
 -- Two changes to one row, neither of which knew the other: both sides, the rule, and who won.
@@ -106,6 +113,7 @@ CREATE TABLE IF NOT EXISTS subak_conflict (
 ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4 COLLATE = utf8mb4_bin;
 
 -- Transactions that cannot be applied here, whole, with the reason. State: waiting, applied, discarded.
+-- The changes themselves are the transaction at Position (from 0) of the batch that `subak_ledger_part` holds.
 CREATE TABLE IF NOT EXISTS subak_quarantine (
     Id BIGINT UNSIGNED NOT NULL AUTO_INCREMENT PRIMARY KEY,
     Sequence BIGINT UNSIGNED NOT NULL,
@@ -117,7 +125,6 @@ CREATE TABLE IF NOT EXISTS subak_quarantine (
     Attempts INT UNSIGNED NOT NULL,
     QuarantinedAt BIGINT NOT NULL,
     DecidedAt BIGINT,
-    Body LONGBLOB NOT NULL,
     INDEX QuarantineState (State, Id)
 ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4 COLLATE = utf8mb4_bin;
 

@@ -73,7 +73,7 @@ CREATE TABLE IF NOT EXISTS subak_batch_part (
 );
 
 -- What has been applied here: one row per batch of another outlet, written in the same transaction as its rows.
--- Sequence is the hub's number of the batch; Body holds the batch for the query log.
+-- Sequence is the hub's number of the batch.
 CREATE TABLE IF NOT EXISTS subak_ledger (
     Sequence INTEGER PRIMARY KEY,
     Origin TEXT NOT NULL,
@@ -82,10 +82,17 @@ CREATE TABLE IF NOT EXISTS subak_ledger (
     Digest BLOB NOT NULL,
     Changes INTEGER NOT NULL,
     Quarantined INTEGER NOT NULL,
-    AppliedAt INTEGER NOT NULL,
-    Body BLOB NOT NULL
+    AppliedAt INTEGER NOT NULL
 );
 CREATE UNIQUE INDEX IF NOT EXISTS LedgerBatch ON subak_ledger (Origin, Epoch, Number);
+
+-- The bytes of those batches, in parts: for the query log, and for what is quarantined.
+CREATE TABLE IF NOT EXISTS subak_ledger_part (
+    Sequence INTEGER NOT NULL,
+    Part INTEGER NOT NULL,
+    Body BLOB NOT NULL,
+    PRIMARY KEY (Sequence, Part)
+);
 
 -- Two changes to one row, neither of which knew the other: both sides, the rule, and who won.
 CREATE TABLE IF NOT EXISTS subak_conflict (
@@ -105,6 +112,7 @@ CREATE TABLE IF NOT EXISTS subak_conflict (
 );
 
 -- Transactions that cannot be applied here, whole, with the reason. State: waiting, applied, discarded.
+-- The changes themselves are the transaction at Position (from 0) of the batch that `subak_ledger_part` holds.
 CREATE TABLE IF NOT EXISTS subak_quarantine (
     Id INTEGER PRIMARY KEY AUTOINCREMENT,
     Sequence INTEGER NOT NULL,
@@ -115,8 +123,7 @@ CREATE TABLE IF NOT EXISTS subak_quarantine (
     State TEXT NOT NULL,
     Attempts INTEGER NOT NULL,
     QuarantinedAt INTEGER NOT NULL,
-    DecidedAt INTEGER,
-    Body BLOB NOT NULL
+    DecidedAt INTEGER
 );
 CREATE INDEX IF NOT EXISTS QuarantineState ON subak_quarantine (State, Id);
 
