@@ -4,7 +4,7 @@
         url = fresh_database(engine_name)        # sqlalchemy.engine.URL of a new empty database; dropped after the test
 
     def test_y(database_url):                    # the same in one word: one fresh database, once per engine
-    def test_z(fresh_database):                  # chosen engines: fresh_database("mariadb"), fresh_database("sqlite", "hub")
+    def test_z(fresh_database):                  # chosen engines: fresh_database("sqlite", "hub")
 
 - `engine_name`: parameter over `ENGINES`; parametrise it yourself to choose fewer:
   `@pytest.mark.parametrize("engine_name", ["mariadb"])`.

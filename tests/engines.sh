@@ -1,0 +1,74 @@
+#!/usr/bin/env bash
+# Gets the database servers that the tests run on, when this machine has none and this user may: MariaDB from the
+# distribution; a real MySQL 9 as unpacked Debian packages in a cache folder, started from there by tests/stack/servers.py.
+# Never fails: what cannot be had is said, and the tests decide (skipped; under CI=true, MariaDB missing fails).
+set -uo pipefail
+home="${HOME:-$(getent passwd "$(id -u)" | cut -d: -f6)}"
+cache="${XDG_CACHE_HOME:-$home/.cache}/subak-test"
+PATH="$PATH:/usr/sbin:/usr/local/sbin"
+export DEBIAN_FRONTEND=noninteractive
+
+say() { echo "engines: $*"; }
+
+may_install() { [[ $(id -u) == 0 ]] && command -v apt-get >/dev/null; }
+
+install_packages() {
+    may_install || return 1
+    local log="$cache/apt.log"
+    mkdir -p "$cache"
+    {
+        timeout 300 apt-get install -y -qq --no-install-recommends "$@" ||
+            { timeout 120 apt-get update -qq && timeout 300 apt-get install -y -qq --no-install-recommends "$@"; }
+    } >"$log" 2>&1 </dev/null || { say "apt-get could not install $* (see $log)"; return 1; }
+}
+
+mariadb() {
+    if ! { command -v mariadbd && command -v mariadb-install-db; } >/dev/null; then
+        say "installing MariaDB from the distribution ..."
+        if ! install_packages mariadb-server-core mariadb-client-core; then
+            say "NO MARIADB: install mariadb-server-core and mariadb-client-core as root; its tests cannot run"
+            return
+        fi
+    fi
+    say "MariaDB: $(mariadbd --version)"
+}
+
+# Debian's unstable suite carries mysql-server-core 9; nothing is installed, its packages are only unpacked into a folder.
+unpack_mysql() {
+    command -v mmdebstrap >/dev/null || install_packages mmdebstrap || return 1
+    say "unpacking MySQL 9 into $cache/mysql (about half a minute) ..."
+    local fresh="$cache/mysql.$$"
+    rm -rf "$fresh"
+    if timeout 300 mmdebstrap --quiet --mode=root --variant=extract --include=mysql-server-core,mysql-client-core \
+        --aptopt='APT::Install-Recommends "false"' --aptopt='Acquire::Check-Valid-Until "false"' \
+        sid "$fresh" >"$cache/mysql.log" 2>&1 </dev/null && [[ -x $fresh/usr/sbin/mysqld ]]; then
+        rm -rf "$cache/mysql" && mv "$fresh" "$cache/mysql"
+    else
+        rm -rf "$fresh"
+        say "the packages could not be had (see $cache/mysql.log)"
+        return 1
+    fi
+}
+
+mysql() {
+    local root
+    for root in "${SUBAK_TEST_MYSQL_ROOT:-/nowhere}" "$cache/mysql"; do
+        [[ -x $root/usr/sbin/mysqld ]] && { say "MySQL: $root"; return; }
+    done
+    if command -v mysqld >/dev/null && ! mysqld --version 2>/dev/null | grep -q MariaDB; then
+        say "MySQL: $(mysqld --version)"
+        return
+    fi
+    if may_install && unpack_mysql; then
+        say "MySQL: $cache/mysql"
+    else
+        say "NO MYSQL: its tests will be skipped; set SUBAK_TEST_MYSQL_ROOT to a folder that holds usr/sbin/mysqld"
+    fi
+}
+
+mkdir -p "$cache"
+mariadb
+# One at a time: two runs on one machine must not unpack into one folder.
+if command -v flock >/dev/null; then exec 9>"$cache/lock"; flock -w 600 9; fi
+mysql
+exit 0
