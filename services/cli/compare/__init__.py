@@ -1,0 +1,1 @@
+"""`subak compare`: whether several databases hold the same rows."""

@@ -1,0 +1,102 @@
+"""Opening the database that a command is about, with errors that say whose turn it is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sqlalchemy import Connection, Engine, inspect, make_url, select
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+
+from services.kernel.dialects import Dialect, Purpose, dialect_for
+from services.kernel.errors import PermanentError
+from services.kernel.schema import STATE
+from services.kernel.settings import HubDatabaseSettings, OutletDatabaseSettings, load_or_exit
+
+HUB_VARIABLE = "SUBAK_HUB_DATABASE_URL"
+OUTLET_VARIABLE = "SUBAK_DATABASE_URL"
+
+
+def parsed(url: str) -> URL:
+    """Raises PermanentError `url` or `engine`."""
+    try:
+        parsed = make_url(url)
+        dialect_for(parsed)
+    except (ArgumentError, NoSuchModuleError) as error:
+        raise PermanentError(
+            "url",
+            f"{url!r} is not a database URL.",
+            "Write it as mysql+pymysql://user:password@host:3306/database or sqlite:////path/to/file.db.",
+        ) from error
+    return parsed
+
+
+def shown(url: URL) -> str:
+    return url.render_as_string(hide_password=True)
+
+
+def concerns_hub() -> bool:
+    """Whether the environment names the hub's database; if not, the command is about an outlet's.
+
+    Raises PermanentError `setting` when it names neither.
+    """
+    for variable, hub in ((HUB_VARIABLE, True), (OUTLET_VARIABLE, False)):
+        if os.environ.get(variable) or os.environ.get(f"{variable}_FILE"):
+            return hub
+    raise PermanentError(
+        "setting",
+        "No database is named.",
+        f"Set {HUB_VARIABLE} for the hub's view, or {OUTLET_VARIABLE} for an outlet's.",
+    )
+
+
+def hub_url() -> URL:
+    return load_or_exit(HubDatabaseSettings).database_url
+
+
+def outlet_settings() -> OutletDatabaseSettings:
+    return load_or_exit(OutletDatabaseSettings)
+
+
+@contextmanager
+def opened(url: URL, purpose: Purpose = Purpose.READ) -> Iterator[tuple[Engine, Dialect]]:
+    """An engine for as long as a command needs it. What the driver raises meanwhile becomes a SubakError.
+
+    Raises PermanentError `no_database` for an SQLite file that is not there: opening it would make an empty one.
+    """
+    dialect = dialect_for(url)
+    if dialect.name == "sqlite" and url.database and not Path(url.database).exists():
+        raise PermanentError("no_database", f"There is no file {url.database}.", "Correct the path in the URL.")
+    engine = dialect.engine(url, purpose)
+    try:
+        yield engine, dialect
+    except DBAPIError as error:
+        raise dialect.classify(error) from error
+    finally:
+        engine.dispose()
+
+
+@contextmanager
+def connected(url: URL, purpose: Purpose = Purpose.READ) -> Iterator[tuple[Connection, Dialect]]:
+    """One connection, in one transaction that is not committed unless the command does."""
+    with opened(url, purpose) as (engine, dialect), engine.connect() as connection:
+        yield connection, dialect
+
+
+def require_prepared(connection: Connection, url: URL) -> None:
+    """Raises PermanentError `not_prepared` where Subak's own tables are missing."""
+    if not inspect(connection).has_table(STATE.name):
+        raise PermanentError(
+            "not_prepared",
+            f"There are no tables of Subak in {shown(url)}.",
+            "Start the hub, or run `subak triggers install` at the outlet; or correct the URL.",
+        )
+
+
+def state(connection: Connection, name: str) -> str | None:
+    """A fact that Subak keeps about this database."""
+    value = connection.scalar(select(STATE.c.Value).where(STATE.c.Name == name))
+    return None if value is None else str(value)

@@ -1,0 +1,1 @@
+"""`subak log`: the query log. Date, message, status, sender."""

@@ -1,0 +1,79 @@
+"""The command: prints the query log, and goes on printing when asked to."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Annotated, Protocol
+
+import typer
+from rich.text import Text
+from sqlalchemy import Connection
+
+from services.cli.console import console, moment, print_json, print_json_line
+from services.cli.databases import concerns_hub, hub_url, opened, outlet_settings, require_prepared, state
+from services.cli.querylog.entry import Entry
+from services.cli.querylog.hub import HubLog
+from services.cli.querylog.outlet import OutletLog
+from services.kernel.dialects import Dialect
+
+FOLLOW_SECONDS = 0.5
+WAY_WIDTH = 12
+
+_STYLES = {"executed": "green", "sent": "green", "waiting": "yellow", "sending": "yellow"}
+
+
+class _Log(Protocol):
+    def latest(self, connection: Connection, limit: int) -> list[Entry]: ...
+    def following(self, connection: Connection) -> list[Entry]: ...
+
+
+def command(
+    as_json: Annotated[bool, typer.Option("--json", help="Write JSON; with --follow, one object per line.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes, until Ctrl-C.")] = False,
+    limit: Annotated[int, typer.Option(min=1, help="Entries to start with, the newest.")] = 50,
+) -> None:
+    """The query log: date, message, status, sender.
+
+    At an outlet (SUBAK_DATABASE_URL) with each statement as it ran there; at the hub (SUBAK_HUB_DATABASE_URL) with the
+    outlet it went to and the change in words.
+    """
+    hub = concerns_hub()
+    url = hub_url() if hub else outlet_settings().database_url
+    with opened(url) as (engine, dialect):
+        with engine.connect() as connection:
+            require_prepared(connection, url)
+            log: _Log = HubLog() if hub else _outlet_log(connection, dialect)
+            entries = log.latest(connection, limit)
+        if as_json and not follow:
+            print_json([entry.document() for entry in entries])
+            return
+        _print(entries, as_json)
+        while follow:
+            time.sleep(FOLLOW_SECONDS)
+            with engine.connect() as connection:
+                _print(log.following(connection), as_json)
+
+
+def _outlet_log(connection: Connection, dialect: Dialect) -> OutletLog:
+    settings = outlet_settings()
+    catalogue = dialect.catalogue(connection, settings.tables)
+    return OutletLog(dialect, catalogue, state(connection, "outlet") or settings.outlet or "here")
+
+
+def _print(entries: Sequence[Entry], as_json: bool) -> None:
+    for entry in entries:
+        if as_json:
+            print_json_line(entry.document())
+            continue
+        way = f"{entry.sender} → {entry.outlet}" if entry.outlet else entry.sender
+        line = Text.assemble(
+            (moment(entry.at), "dim"),
+            "  ",
+            (f"{way:<{WAY_WIDTH}}", "cyan"),
+            "  ",
+            (entry.status, _STYLES.get(entry.status, "red")),
+            "  ",
+            entry.message,
+        )
+        console.print(line, soft_wrap=True)

@@ -1,0 +1,127 @@
+"""The query log of an outlet: what was executed here of others' changes, and what left of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+
+from sqlalchemy import Connection, Row, Select, select
+
+from services.cli.querylog.entry import Entry
+from services.cli.querylog.statement import statements
+from services.kernel.catalogue import Catalogue
+from services.kernel.change import Change, Op, Stamp, Transaction, decode_body
+from services.kernel.dialects import Dialect
+from services.kernel.schema import CLOUD_QUERY, CONFLICT, LEDGER, LEDGER_PART, QUARANTINE
+
+LATE_ROWS = 2000
+"""`CloudQuery.Id` is not the order of commits: when following, this many ids below the greatest are looked at again."""
+
+Conflicts = dict[tuple[str, str, Stamp], tuple[str, str]]
+"""(table, key, incoming stamp) to (winner, rule) of one batch."""
+
+
+class OutletLog:
+    """Remembers how far it has read, so that `following` gives each entry once."""
+
+    def __init__(self, dialect: Dialect, catalogue: Catalogue, outlet: str) -> None:
+        self._dialect = dialect
+        self._catalogue = catalogue
+        self._outlet = outlet
+        self._sequence = 0
+        self._seen: set[int] = set()
+
+    def latest(self, connection: Connection, limit: int) -> list[Entry]:
+        """The newest entries, the newest last."""
+        applied: list[Entry] = []
+        for row in connection.execute(select(LEDGER).order_by(LEDGER.c.Sequence.desc()).limit(limit)).all():
+            self._sequence = max(self._sequence, row.Sequence)
+            applied[:0] = self._applied(connection, row)
+            if len(applied) >= limit:
+                break
+        own = self._own(connection, select(CLOUD_QUERY).order_by(CLOUD_QUERY.c.Id.desc()).limit(limit))
+        return sorted(applied + own, key=lambda entry: entry.at)[-limit:]
+
+    def following(self, connection: Connection) -> list[Entry]:
+        """What came since the last call."""
+        applied: list[Entry] = []
+        for row in connection.execute(
+            select(LEDGER).where(LEDGER.c.Sequence > self._sequence).order_by(LEDGER.c.Sequence)
+        ).all():
+            self._sequence = row.Sequence
+            applied += self._applied(connection, row)
+        floor = max(self._seen, default=0) - LATE_ROWS
+        self._seen = {number for number in self._seen if number > floor}
+        own = self._own(connection, select(CLOUD_QUERY).where(CLOUD_QUERY.c.Id > floor).order_by(CLOUD_QUERY.c.Id))
+        return sorted(applied + own, key=lambda entry: entry.at)
+
+    def _applied(self, connection: Connection, row: Row[tuple[object, ...]]) -> Iterator[Entry]:
+        transactions = decode_body(_body(connection, row.Sequence))
+        conflicts = _conflicts(connection, row.Sequence)
+        quarantined = {
+            found.Position: found
+            for found in connection.execute(select(QUARANTINE).where(QUARANTINE.c.Sequence == row.Sequence))
+        }
+        for position, transaction in enumerate(transactions):
+            held = quarantined.get(position)
+            for change, sql in statements(transaction, self._catalogue, self._dialect):
+                status = _held(held.State, held.Code) if held else _decided(change, conflicts)
+                yield Entry(row.AppliedAt, sql, status, row.Origin)
+
+    def _own(self, connection: Connection, query: Select[tuple[object, ...]]) -> list[Entry]:
+        rows = [row for row in connection.execute(query) if row.Id not in self._seen]
+        self._seen.update(row.Id for row in rows)
+        rows.sort(key=lambda row: int(row.Id))
+        transaction = Transaction("", tuple(_change(row, self._outlet) for row in rows))
+        status = {change: _sent(row) for change, row in zip(transaction.changes, rows, strict=True)}
+        return [
+            Entry(change.stamp.time, sql, status[change], self._outlet)
+            for change, sql in statements(transaction, self._catalogue, self._dialect)
+        ]
+
+
+def _body(connection: Connection, sequence: int) -> bytes:
+    parts = connection.scalars(
+        select(LEDGER_PART.c.Body).where(LEDGER_PART.c.Sequence == sequence).order_by(LEDGER_PART.c.Part)
+    )
+    return b"".join(parts)
+
+
+def transaction_at(connection: Connection, sequence: int, position: int) -> Transaction:
+    """One transaction of a batch that the ledger holds."""
+    return next(islice(decode_body(_body(connection, sequence)), position, None))
+
+
+def _conflicts(connection: Connection, sequence: int) -> Conflicts:
+    return {
+        (row.TableName.casefold(), row.RowKey, Stamp(row.IncomingStamp, row.IncomingOrigin)): (row.Winner, row.Rule)
+        for row in connection.execute(select(CONFLICT).where(CONFLICT.c.Sequence == sequence))
+    }
+
+
+def _held(state: str, code: str) -> str:
+    return {"waiting": f"quarantined: {code}", "discarded": f"discarded: {code}"}.get(state, "executed on retry")
+
+
+def _decided(change: Change, conflicts: Conflicts) -> str:
+    decision = conflicts.get((change.table.casefold(), change.key, change.stamp))
+    return "executed" if decision is None else f"conflict: {decision[0]} won ({decision[1]})"
+
+
+def _sent(row: Row[tuple[object, ...]]) -> str:
+    if row.ExportFlag:
+        return "sent"
+    return "waiting" if row.BatchNumber is None else "sending"
+
+
+def _change(row: Row[tuple[object, ...]], outlet: str) -> Change:
+    return Change(
+        row.TableName,
+        Op(row.Operation),
+        row.RowKey,
+        row.BeforeImage,
+        row.AfterImage,
+        Stamp(row.Stamp, outlet),
+        Stamp(row.BaseStamp, row.BaseOrigin),
+        bool(row.Paired),
+    )

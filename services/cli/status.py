@@ -1,0 +1,168 @@
+"""`subak status`: is everyone up to date, and what is stuck, since when."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from typing import Annotated, Any
+
+import typer
+from rich.text import Text
+from sqlalchemy import Connection, and_, func, select
+
+from services.cli.console import console, grid, instant, print_json
+from services.cli.databases import concerns_hub, connected, hub_url, outlet_settings, require_prepared, state
+from services.kernel.schema import BATCH, CLOUD_QUERY, CONFLICT, HUB_BATCH, HUB_DELIVERY, HUB_OUTLET, LEDGER, QUARANTINE
+
+ANSWER_SECONDS = 2.0
+"""A hub that does not take a connection by then has failed."""
+
+_STYLES = {"running": "bold green", "paused": "bold yellow", "failed": "bold red"}
+
+
+def command(as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False) -> None:
+    """What waits, since when, and what is quarantined.
+
+    The hub's view with SUBAK_HUB_DATABASE_URL (and SUBAK_HUB_LISTEN, to see whether it answers); an outlet's own view with
+    SUBAK_DATABASE_URL.
+    """
+    if concerns_hub():
+        url = hub_url()
+        with connected(url) as (connection, _):
+            require_prepared(connection, url)
+            document = hub_status(connection, _answers(os.environ.get("SUBAK_HUB_LISTEN", "")), _now())
+        print_json(document) if as_json else _render_hub(document)
+    else:
+        url = outlet_settings().database_url
+        with connected(url) as (connection, _):
+            require_prepared(connection, url)
+            document = outlet_status(connection, _now())
+        print_json(document) if as_json else _render_outlet(document)
+
+
+def _now() -> int:
+    return time.time_ns() // 1000
+
+
+def _answers(listen: str) -> bool | None:
+    """Whether somebody takes a connection at that address; None when it is not set."""
+    if not listen:
+        return None
+    host, _, port = listen.rpartition(":")
+    try:
+        with socket.create_connection((_reachable(host.strip("[]")), int(port)), ANSWER_SECONDS):
+            return True
+    except (OSError, ValueError):
+        return False
+
+
+def _reachable(host: str) -> str:
+    """A hub that listens on all addresses is asked on this machine's own."""
+    return {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+
+
+def hub_status(connection: Connection, answers: bool | None, now: int) -> dict[str, Any]:
+    """The hub's view: `hub` is running, paused or failed; one entry per outlet. Ages in seconds."""
+    waiting = {
+        row.Outlet: row
+        for row in connection.execute(
+            select(
+                HUB_DELIVERY.c.Outlet,
+                func.count().label("Waiting"),
+                func.min(HUB_BATCH.c.StoredAt).label("Oldest"),
+                func.sum(HUB_BATCH.c.Changes).label("Changes"),
+            )
+            .join(HUB_BATCH, HUB_BATCH.c.Sequence == HUB_DELIVERY.c.Sequence)
+            .where(HUB_DELIVERY.c.ExportFlag == 0)
+            .group_by(HUB_DELIVERY.c.Outlet)
+        )
+    }
+    outlets = [
+        {
+            "outlet": row.Name,
+            "company": row.Company,
+            "place": row.Place,
+            "online": bool(row.Online) and answers is not False,
+            "seen": instant(row.SeenAt),
+            "waiting": int(waiting[row.Name].Waiting) if row.Name in waiting else 0,
+            "changes_waiting": int(waiting[row.Name].Changes) if row.Name in waiting else 0,
+            "oldest_seconds": round((now - waiting[row.Name].Oldest) / 1e6, 1) if row.Name in waiting else 0.0,
+            "quarantined": row.Quarantined,
+            "conflicts": row.Conflicts,
+        }
+        for row in connection.execute(
+            select(HUB_OUTLET).where(HUB_OUTLET.c.RemovedAt.is_(None)).order_by(HUB_OUTLET.c.Name)
+        )
+    ]
+    paused = state(connection, "paused") == "1"
+    running = "failed" if answers is False else "paused" if paused else "running"
+    return {"hub": running, "checked": answers is not None, "outlets": outlets}
+
+
+def outlet_status(connection: Connection, now: int) -> dict[str, Any]:
+    """An outlet's own view. Ages in seconds."""
+    own = connection.execute(
+        select(func.count().label("Waiting"), func.min(CLOUD_QUERY.c.Stamp).label("Oldest")).where(
+            CLOUD_QUERY.c.ExportFlag == 0
+        )
+    ).one()
+    last = connection.execute(select(LEDGER).order_by(LEDGER.c.Sequence.desc()).limit(1)).first()
+    epoch = state(connection, "epoch")
+    return {
+        "outlet": state(connection, "outlet"),
+        "changes_waiting": own.Waiting,
+        "oldest_seconds": round(max(0, now - own.Oldest) / 1e6, 1) if own.Waiting else 0.0,
+        "batches_unconfirmed": connection.scalar(
+            select(func.count()).select_from(BATCH).where(and_(BATCH.c.StoredAt.is_(None), BATCH.c.Epoch == epoch))
+        ),
+        "last_applied": None
+        if last is None
+        else {"at": instant(last.AppliedAt), "origin": last.Origin, "sequence": last.Sequence, "changes": last.Changes},
+        "quarantined": connection.scalar(
+            select(func.count()).select_from(QUARANTINE).where(QUARANTINE.c.State == "waiting")
+        ),
+        "conflicts": connection.scalar(select(func.count()).select_from(CONFLICT)),
+    }
+
+
+def _render_hub(document: dict[str, Any]) -> None:
+    hub = document["hub"]
+    doubt = "" if document["checked"] else "  (set SUBAK_HUB_LISTEN to have it asked)"
+    console.print(Text.assemble("hub: ", (hub, _STYLES[hub]), (doubt, "dim")))
+    numbers = ["deliveries waiting", "changes", "oldest", "quarantined", "conflicts"]
+    rows = [
+        [
+            it["outlet"],
+            it["company"],
+            it["place"],
+            "online" if it["online"] else "offline",
+            str(it["waiting"]),
+            str(it["changes_waiting"]),
+            f"{it['oldest_seconds']} s" if it["waiting"] else "-",
+            str(it["quarantined"]),
+            str(it["conflicts"]),
+        ]
+        for it in document["outlets"]
+    ]
+    console.print(grid(["outlet", "company", "place", "", *numbers], rows, right=numbers))
+    if not rows:
+        console.print("No outlet yet: `subak outlet add NAME`, or start the hub with SUBAK_HUB_ENROL=open.")
+    if any(it["quarantined"] for it in document["outlets"]):
+        console.print("Quarantined: run `subak quarantine list` at that outlet.", style="yellow")
+
+
+def _render_outlet(document: dict[str, Any]) -> None:
+    last = document["last_applied"]
+    rows = [
+        ["outlet", document["outlet"] or "-"],
+        ["own changes waiting", str(document["changes_waiting"])],
+        ["oldest of them", f"{document['oldest_seconds']} s" if document["changes_waiting"] else "-"],
+        ["batches not yet confirmed", str(document["batches_unconfirmed"])],
+        ["last applied", f"{last['changes']} changes of {last['origin']}, {last['at']}" if last else "-"],
+        ["quarantined", str(document["quarantined"])],
+        ["conflicts", str(document["conflicts"])],
+    ]
+    console.print(grid(["", ""], rows))
+    if document["quarantined"]:
+        console.print("Quarantined: run `subak quarantine list`.", style="yellow")
