@@ -88,10 +88,16 @@ GENESIS = b"\0" * 32
 """The digest that the first batch of an epoch names as its predecessor's."""
 
 
+def digesting(batch: BatchId, previous: bytes) -> hashlib._Hash:
+    """A SHA-256 that wants only the body, in pieces of any size: for who does not hold a large body at once."""
+    return hashlib.sha256(previous + f"{batch.origin}\n{batch.epoch}\n{batch.number}\n".encode())
+
+
 def digest(batch: BatchId, previous: bytes, body: bytes) -> bytes:
     """SHA-256 over the predecessor's digest, the batch's name and its body: two batches of one number differ visibly."""
-    name = f"{batch.origin}\n{batch.epoch}\n{batch.number}\n".encode()
-    return hashlib.sha256(previous + name + body).digest()
+    running = digesting(batch, previous)
+    running.update(body)
+    return running.digest()
 
 
 _encoder = msgspec.msgpack.Encoder()
