@@ -1,0 +1,367 @@
+"""From one transaction to what must be written here: decides each change, then orders the winners so that foreign keys hold.
+
+Pure in terms of a `View`. The order is the source's own, which is right wherever nothing was decided otherwise here; a parent that
+comes later is pulled forward, a child that still has to go is taken first. Where a conflict left a child without its parent, or would take
+a parent from its children, the row that others refer to wins over its deletion (design §6): as a new change of this outlet.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from services.applier.deciding import Verdict, Version, decide
+from services.applier.view import Overlay, Reference, RowName, View, name_of, parent_key
+from services.kernel.catalogue import Catalogue, ForeignKey, Table, folded
+from services.kernel.change import Change, Op, Stamp, Transaction
+from services.kernel.errors import PermanentError
+from services.kernel.values import Image, parse_image, render_image
+
+MAX_DEPTH = 200
+"""How many rows may have to be pulled forward for one another; deeper chains arise only from deferred foreign keys."""
+
+
+class Refused(PermanentError):
+    """The transaction cannot be applied here as it is: it goes to quarantine, whole. `code` and `what` tell why."""
+
+
+@dataclass(frozen=True)
+class Write:
+    """One row written. `image` None: deleted. `renamed`: the row is there under that key, and its key is updated."""
+
+    table: Table
+    row: RowName
+    image: Image | None
+    existed: bool
+    renamed: RowName | None = None
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """Neither change knew the other. `local_image` is the row as it stood here, None when it was gone."""
+
+    change: Change
+    row: RowName
+    rule: str
+    winner: str
+    local: Stamp
+    local_image: str | None
+
+
+@dataclass
+class Plan:
+    """What one transaction comes to at this outlet, in an order in which it can be executed."""
+
+    writes: list[Write] = field(default_factory=list)
+    versions: dict[RowName, tuple[Table, Version]] = field(default_factory=dict)
+    conflicts: list[Conflict] = field(default_factory=list)
+    changes: list[Change] = field(default_factory=list)
+    """New changes of this outlet's own, to be captured like the application's."""
+
+
+@dataclass(frozen=True)
+class Situation:
+    """Where and when: `outlet` is this outlet's name, `now` in microseconds since 1970 UTC."""
+
+    catalogue: Catalogue
+    outlet: str
+    now: int
+
+
+@dataclass
+class _Step:
+    """A winning change, not yet placed in the order."""
+
+    index: int
+    change: Change
+    table: Table
+    row: RowName
+    image: Image | None
+    pair: _Step | None = None
+    done: bool = False
+    started: bool = False
+
+
+def plan(transaction: Transaction, view: View, situation: Situation, *, again: bool = False) -> tuple[Plan, Overlay]:
+    """Raises Refused. `again`: a retry from quarantine; what loses now has been superseded, which is no conflict."""
+    return _Planner(transaction, view, situation, again).run()
+
+
+def table_of(change: Change, catalogue: Catalogue) -> Table:
+    """Raises Refused `missing_table`."""
+    table = catalogue.table(change.table)
+    if table is None:
+        raise Refused(
+            "missing_table",
+            f"There is no synchronised table {change.table} here.",
+            "Create it like at the other outlets, or correct SUBAK_TABLES; `subak doctor` tells what is refused. Then retry.",
+        )
+    return table
+
+
+def images_of(change: Change, table: Table) -> tuple[Image | None, Image | None]:
+    """The change's images before and after. Raises PermanentError (`image`, `missing_column`, `value`)."""
+    before = parse_image(table, change.before) if change.before is not None else None
+    after = parse_image(table, change.after) if change.after is not None else None
+    if (after if change.op is not Op.DELETE else before) is None:
+        raise Refused("image", f"A change of {change.table} lacks its row image.", "Report this.")
+    return before, after
+
+
+class _Planner:
+    def __init__(self, transaction: Transaction, view: View, situation: Situation, again: bool) -> None:
+        self._transaction = transaction
+        self._overlay = Overlay(view)
+        self._situation = situation
+        self._again = again
+        self._plan = Plan()
+        self._steps: dict[RowName, list[_Step]] = {}
+
+    def run(self) -> tuple[Plan, Overlay]:
+        # Decisions are made in source order, on an overlay of their own: they do not depend on the order of the writes.
+        winners = self._decide()
+        for step in winners:
+            self._steps.setdefault(step.row, []).append(step)
+        for step in winners:
+            self._perform(step, 0)
+        return self._plan, self._overlay
+
+    def _decide(self) -> list[_Step]:
+        seen = Overlay(self._overlay)
+        winners: list[_Step] = []
+        previous: tuple[Change, _Step | None] | None = None
+        for index, change in enumerate(self._transaction.changes):
+            table = table_of(change, self._situation.catalogue)
+            before, after = images_of(change, table)
+            image = before if change.op is Op.DELETE else after
+            assert image is not None
+            row = name_of(table, image)
+            version = seen.version(row)
+            decision = decide(change, version, seen.exists(row), seen.awaited(row), generated_key=table.generated_key)
+            if decision.verdict is Verdict.REFUSED:
+                raise Refused(
+                    decision.code, f"{change.table} {change.key}: {decision.reason}", _TODO.get(decision.code, "")
+                )
+            if decision.conflict and not (self._again and decision.verdict is Verdict.LOSES):
+                self._record(change, table, row, version, decision.verdict, seen)
+            step = None
+            if decision.verdict is Verdict.WINS:
+                step = _Step(index, change, table, row, after)
+                if previous and previous[0].paired and previous[1] and change.op is Op.INSERT:
+                    step.pair = previous[1]
+                    previous[1].pair = step
+                winners.append(step)
+                seen.write(table, row, after)
+                seen.set_version(row, _version(change))
+            previous = (change, step)
+        return winners
+
+    def _record(
+        self, change: Change, table: Table, row: RowName, version: Version | None, verdict: Verdict, seen: Overlay
+    ) -> None:
+        local = seen.image(table, row) if seen.exists(row) else None
+        self._plan.conflicts.append(
+            Conflict(
+                change,
+                row,
+                "row",
+                "incoming" if verdict is Verdict.WINS else "local",
+                version.stamp if version else Stamp(0, ""),
+                render_image(table, local) if local is not None else None,
+            )
+        )
+
+    # Placing a step: first what it needs, then itself.
+
+    def _perform(self, step: _Step, depth: int) -> None:
+        if step.done or step.started:
+            return
+        if depth > MAX_DEPTH:
+            raise Refused(
+                "too_deep",
+                f"More than {MAX_DEPTH} rows of one transaction wait for one another.",
+                "Write such chains parents first, or in several transactions.",
+            )
+        for earlier in self._steps[step.row]:  # the changes of one row keep their order
+            if earlier is step:
+                break
+            self._perform(earlier, depth + 1)
+        if step.pair and step.image is not None:
+            self._perform(
+                step.pair, depth + 1
+            )  # the old key first: it may take this one along, as an update of the key
+            if step.done:
+                return
+        step.started = True
+        if step.image is None:
+            self._delete(step, depth)
+        else:
+            self._upsert(step, step.image, depth)
+        step.done = True
+
+    def _upsert(self, step: _Step, image: Image, depth: int) -> None:
+        late = self._parents(step.table, image, depth)
+        if late:
+            # A cycle: the row goes in without that reference first, and gets it once the other row is there.
+            missing = {folded(column): None for key in late for column in key.columns}
+            self._write(step.table, step.row, image | missing)
+            step.done = True
+            for foreign_key in late:
+                parent = self._parent(foreign_key, image)
+                assert parent is not None
+                for pending in self._steps.get(parent[1], ()):
+                    self._perform(pending, depth + 1)
+        self._write(step.table, step.row, image)
+        self._note(step.table, step.row, _version(step.change))
+
+    def _parents(self, table: Table, image: Image, depth: int) -> list[ForeignKey]:
+        """Sees to it that every parent is there. Returns the references that must wait, since the parent waits for us."""
+        late = []
+        for foreign_key in table.foreign_keys:
+            found = self._parent(foreign_key, image)
+            if found is None or self._overlay.exists(found[1]) or found[1] == name_of(table, image):
+                continue
+            parent, row = found
+            pending = [step for step in self._steps.get(row, ()) if not step.done and step.image is not None]
+            if any(step.started for step in pending):
+                if all(table.column(column).nullable for column in foreign_key.columns):
+                    late.append(foreign_key)
+                continue
+            for step in pending[:1]:
+                self._perform(step, depth + 1)
+            if not self._overlay.exists(row):
+                self._put_back(parent, row, foreign_key, table, depth)
+        return late
+
+    def _parent(self, foreign_key: ForeignKey, image: Image) -> tuple[Table, RowName] | None:
+        parent = self._situation.catalogue.table(foreign_key.parent)
+        row = parent_key(foreign_key, parent, image) if parent else None
+        return (parent, row) if parent and row else None
+
+    def _put_back(self, parent: Table, row: RowName, foreign_key: ForeignKey, child: Table, depth: int) -> None:
+        tombstone = self._overlay.version(row)
+        if tombstone is None or not tombstone.deleted or tombstone.last_image is None or depth > MAX_DEPTH:
+            raise Refused(
+                "missing_parent",
+                f"{child.name} refers by {foreign_key.name or 'a foreign key'} to {parent.name} {row.key}, which is not here.",
+                "It is retried when that row comes.",
+            )
+        image = parse_image(parent, tombstone.last_image)
+        self._parents(parent, image, depth + 1)
+        self._write(parent, row, image)
+        self._assert(parent, row, image, tombstone.stamp)
+
+    def _delete(self, step: _Step, depth: int) -> None:
+        tombstone = _version(step.change, step.change.before)
+        here = self._overlay.image(step.table, step.row) if self._overlay.exists(step.row) else None
+        if here is None:
+            self._note(step.table, step.row, tombstone)
+            return
+        new = step.pair if step.pair and not step.pair.done and not step.pair.started else None
+        left = self._release(step, here, new, depth)
+        free = new is not None and not self._overlay.exists(new.row)
+        if new and left:
+            moving = [reference for reference in left if self._moves(reference, new)]
+            cascading = all(reference.foreign_key.on_update == "CASCADE" for reference in moving)
+            if free and cascading and len(moving) == len(left):
+                self._rename(step, new, here, moving, depth)
+                return
+            if moving:
+                self._perform_new(new, depth)
+                for reference in moving:
+                    for pending in self._moves(reference, new):
+                        self._perform(pending, depth + 1)
+                left = self._references(step, here)
+                new = None
+        if left:
+            self._keep(step, here)
+        elif new and free:
+            self._rename(step, new, here, [], depth)
+        else:
+            self._write(step.table, step.row, None)
+            self._note(step.table, step.row, tombstone)
+
+    def _perform_new(self, new: _Step, depth: int) -> None:
+        assert new.image is not None
+        new.started = True
+        self._upsert(new, new.image, depth + 1)
+        new.done = True
+
+    def _release(self, step: _Step, here: Image, new: _Step | None, depth: int) -> list[Reference]:
+        """Places first what takes the row's children away from it. Returns the children that stay."""
+        for reference in self._references(step, here):
+            for pending in self._steps.get(reference.row, ()):
+                if new and pending.image is not None and self._points_at(reference, pending.image, new):
+                    break  # it moves to the new key, which has to be there first
+                self._perform(pending, depth + 1)
+        return self._references(step, here)
+
+    def _references(self, step: _Step, here: Image) -> list[Reference]:
+        return [reference for reference in self._overlay.references(step.table, here) if reference.row != step.row]
+
+    def _points_at(self, reference: Reference, image: Image, new: _Step) -> bool:
+        found = self._parent(reference.foreign_key, image)
+        return found is not None and found[1] == new.row
+
+    def _moves(self, reference: Reference, new: _Step) -> list[_Step]:
+        """The steps by which a child moves to the new key in this transaction."""
+        return [
+            pending
+            for pending in self._steps.get(reference.row, ())
+            if not pending.done and pending.image is not None and self._points_at(reference, pending.image, new)
+        ]
+
+    def _rename(self, step: _Step, new: _Step, here: Image, children: list[Reference], depth: int) -> None:
+        assert new.image is not None
+        new.started = True
+        self._parents(new.table, new.image, depth + 1)
+        self._plan.writes.append(Write(new.table, new.row, new.image, existed=True, renamed=step.row))
+        self._overlay.write(step.table, step.row, None)
+        self._overlay.write(new.table, new.row, new.image)
+        for child in children:  # what the cascade does, seen by the steps that follow
+            moved = self._overlay.image(child.table, child.row)
+            if moved is not None:
+                pairs = zip(child.foreign_key.columns, child.foreign_key.parent_columns, strict=True)
+                self._overlay.write(child.table, child.row, moved | {folded(c): new.image[folded(p)] for c, p in pairs})
+        self._note(step.table, step.row, _version(step.change, step.change.before))
+        self._note(new.table, new.row, _version(new.change))
+        new.done = True
+
+    def _keep(self, step: _Step, here: Image) -> None:
+        """Children that the author of the delete did not know of: the row stays, and says so to everybody."""
+        local = self._overlay.version(step.row)
+        self._plan.conflicts.append(
+            Conflict(
+                step.change,
+                step.row,
+                "foreign_key",
+                "local",
+                local.stamp if local else Stamp(0, ""),
+                render_image(step.table, here),
+            )
+        )
+        self._assert(step.table, step.row, here, step.change.stamp)
+
+    def _assert(self, table: Table, row: RowName, image: Image, over: Stamp) -> None:
+        """A new change of this outlet's own: the row stands, with this image, after `over`."""
+        stamp = Stamp(max(self._situation.now, over.time + 1), self._situation.outlet)
+        self._plan.changes.append(Change(table.name, Op.INSERT, row.key, None, render_image(table, image), stamp, over))
+        self._note(table, row, Version(stamp, over))
+
+    def _write(self, table: Table, row: RowName, image: Image | None) -> None:
+        self._plan.writes.append(Write(table, row, image, self._overlay.exists(row)))
+        self._overlay.write(table, row, image)
+
+    def _note(self, table: Table, row: RowName, version: Version) -> None:
+        self._plan.versions[row] = (table, version)
+        self._overlay.set_version(row, version)
+
+
+_TODO = {
+    "generated_key": "Give the outlets key ranges of their own; then re-enter one of the two rows under a new key, or discard.",
+    "missing_row": "Compare the outlets (`subak compare`); retry once the row is here.",
+}
+
+
+def _version(change: Change, last_image: str | None = None) -> Version:
+    deleted = change.op is Op.DELETE
+    return Version(change.stamp, change.base, deleted, last_image if deleted else None)
