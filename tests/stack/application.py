@@ -1,0 +1,53 @@
+"""How the application at an outlet connects to its database: as its developer would have written it, Subak unknown."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.engine import URL
+
+SQLITE_BUSY_SECONDS = 60
+MYSQL_LOCK_SECONDS = 60
+
+
+def application_engine(url: URL, *, isolation: str | None = None) -> Engine:
+    """On SQLite a transaction takes the write lock when it begins, as a careful application's does; foreign keys on."""
+    if url.get_backend_name() == "sqlite":
+        engine = create_engine(url, connect_args={"timeout": SQLITE_BUSY_SECONDS, "check_same_thread": False})
+
+        @event.listens_for(engine, "connect")
+        def _configure(connection: Any, _record: Any) -> None:
+            connection.isolation_level = None
+            connection.execute("PRAGMA foreign_keys = ON")
+
+        @event.listens_for(engine, "begin")
+        def _begin(connection: Any) -> None:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+        return engine
+    options: dict[str, Any] = {"isolation_level": isolation} if isolation else {}
+    init = f"SET SESSION innodb_lock_wait_timeout = {MYSQL_LOCK_SECONDS}"
+    return create_engine(url, connect_args={"init_command": init}, pool_pre_ping=True, **options)
+
+
+def reading_engine(url: URL) -> Engine:
+    """For looking on from outside: one consistent snapshot per transaction, no write lock, times in UTC."""
+    if url.get_backend_name() == "sqlite":
+        engine = create_engine(url, connect_args={"timeout": SQLITE_BUSY_SECONDS, "check_same_thread": False})
+
+        @event.listens_for(engine, "connect")
+        def _configure(connection: Any, _record: Any) -> None:
+            connection.isolation_level = None
+
+        @event.listens_for(engine, "begin")
+        def _begin(connection: Any) -> None:
+            connection.exec_driver_sql("BEGIN")
+
+        return engine
+    return create_engine(
+        url,
+        isolation_level="REPEATABLE READ",
+        connect_args={"init_command": "SET SESSION time_zone = '+00:00'"},
+        pool_pre_ping=True,
+    )
