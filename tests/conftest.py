@@ -12,6 +12,9 @@
   fails it.
 - `servers`: the session's `tests.stack.servers.Servers`, e.g. `servers.server("mariadb").kill_and_restart()`.
 - `scratch_path`: a temporary folder in memory where there is room (`tmp_path` is on the disk).
+- `make_network({"ubud": "sqlite", "kuta": "mariadb"}, SHOP, shop_rows(), hub="sqlite")`: a started
+  `tests.stack.network.Network`: hub, capture and applier as real processes. When the test fails, the tails of their logs
+  are in its report.
 
 A URL's password is hidden by `str(url)`: for an environment variable use `url.render_as_string(hide_password=False)`.
 The databases' user may do everything in its own database and nothing else, as an application's would.
@@ -23,13 +26,15 @@ import os
 import shutil
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
 import pytest
 from sqlalchemy.engine import URL
 
+from tests.stack.network import Network
+from tests.stack.schemas import load
 from tests.stack.servers import ENGINES, REQUIRED_IN_CI, MissingEngineError, Servers
 
 
@@ -37,6 +42,21 @@ class FreshDatabase(Protocol):
     def __call__(self, engine: str, label: str = "db") -> URL: ...
 
 
+class MakeNetwork(Protocol):
+    def __call__(
+        self,
+        outlets: Mapping[str, str],
+        schema: str,
+        rows: Iterable[str] = (),
+        *,
+        hub: str = "sqlite",
+        tables: str = "*",
+        environment: Mapping[str, str] | None = None,
+        start: bool = True,
+    ) -> Network: ...
+
+
+_networks = pytest.StashKey[list[Network]]()
 _versions: dict[str, str] = {}
 _missing: dict[str, str] = {}
 
@@ -87,6 +107,49 @@ def scratch_path(servers: Servers) -> Iterator[Path]:
     path = Path(tempfile.mkdtemp(dir=servers.folder))
     yield path
     shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def make_network(
+    fresh_database: FreshDatabase, scratch_path: Path, request: pytest.FixtureRequest
+) -> Iterator[MakeNetwork]:
+    made = request.node.stash.setdefault(_networks, [])
+
+    def make(
+        outlets: Mapping[str, str],
+        schema: str,
+        rows: Iterable[str] = (),
+        *,
+        hub: str = "sqlite",
+        tables: str = "*",
+        environment: Mapping[str, str] | None = None,
+        start: bool = True,
+    ) -> Network:
+        """`outlets`: name to engine. Each gets the schema and the rows before anything of Subak is started."""
+        urls = {name: fresh_database(engine, name) for name, engine in outlets.items()}
+        rows = list(rows)
+        for url in urls.values():
+            load(url, schema, rows)
+        folder = scratch_path / f"network-{len(made)}"
+        folder.mkdir()
+        network = Network(folder, fresh_database(hub, "hub"), urls, tables=tables, environment=environment)
+        made.append(network)
+        if start:
+            network.start()
+        return network
+
+    yield make
+    for network in made:
+        network.close()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.when == "call" and report.failed:
+        for network in item.stash.get(_networks, []):
+            report.sections.extend((f"log of {name}", tail) for name, tail in network.logs())
+    return report
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -15,7 +15,7 @@ from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import Connection, Engine, MetaData, Table, and_, select, types
+from sqlalchemy import Connection, Engine, MetaData, Table, UniqueConstraint, and_, select, types
 from sqlalchemy.dialects import mysql
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
@@ -307,7 +307,8 @@ class Writer:
     def _integer(self, kind: types.Integer) -> int:
         bits = 8 if isinstance(kind, mysql.TINYINT) else 16 if isinstance(kind, types.SmallInteger) else 32
         low = 0 if getattr(kind, "unsigned", False) else -(2 ** (bits - 1))
-        return self.random.choice([low, 2 ** (bits - 1) - 1, 0, 1, self.random.randrange(100)])
+        choices: list[int] = [low, 2 ** (bits - 1) - 1, 0, 1, self.random.randrange(100)]
+        return self.random.choice(choices)
 
 
 def _is(table: Table, key: tuple[Any, ...]) -> Any:
@@ -333,19 +334,17 @@ def _known(table: Table, elsewhere: Sequence[Table | None]) -> _Known:
         )
     uniques = {
         column.name
-        for constraint in (*table.constraints, *(index for index in table.indexes if index.unique))
-        if getattr(constraint, "columns", None) and _is_unique(constraint)
-        for column in constraint.columns
+        for unique in (
+            *(constraint for constraint in table.constraints if isinstance(constraint, UniqueConstraint)),
+            *(index for index in table.indexes if index.unique),
+        )
+        for column in unique.columns
     }
     key = list(table.primary_key.columns)
     generated = (
         key[0].name if len(key) == 1 and isinstance(key[0].type, types.Integer) and not key[0].foreign_keys else None
     )
     return _Known(table, lengths, fractions, uniques, generated)
-
-
-def _is_unique(constraint: Any) -> bool:
-    return type(constraint).__name__ in ("UniqueConstraint", "Index")
 
 
 def totals(writers: Mapping[str, Writer] | Sequence[Writer]) -> Counter[str]:
