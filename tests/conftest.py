@@ -13,8 +13,8 @@
 - `servers`: the session's `tests.stack.servers.Servers`, e.g. `servers.server("mariadb").kill_and_restart()`.
 - `scratch_path`: a temporary folder in memory where there is room (`tmp_path` is on the disk).
 - `make_network({"ubud": "sqlite", "kuta": "mariadb"}, SHOP, shop_rows(), hub="sqlite")`: a started
-  `tests.stack.network.Network`: hub, capture and applier as real processes. When the test fails, the tails of their logs
-  are in its report.
+  `tests.stack.network.Network`: hub, capture and applier as real processes. When the test fails, the ends of their
+  logs are in its report.
 
 A URL's password is hidden by `str(url)`: for an environment variable use `url.render_as_string(hide_password=False)`.
 The databases' user may do everything in its own database and nothing else, as an application's would.

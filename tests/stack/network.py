@@ -73,8 +73,14 @@ class Process:
         self.starts += 1
 
     def ready(self) -> bool:
+        return self._answers("readyz")
+
+    def healthy(self) -> bool:
+        return self._answers("healthz")
+
+    def _answers(self, page: str) -> bool:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/readyz", timeout=2) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/{page}", timeout=2) as answer:
                 return bool(answer.status == 200)
         except (urllib.error.URLError, OSError):
             return False
@@ -208,10 +214,11 @@ class Network:
         self.start(name, failpoint=failpoint, wait=wait)
 
     def nudge(self) -> None:
-        """SIGHUP to every outlet's service: try the hub now."""
+        """SIGHUP to every outlet's service that is up but not linked: try the hub now."""
         for name in self.outlet_processes:
             process = self.processes[name]
-            if process.alive and process.running is not None:
+            # One that has only just started does not listen to signals yet.
+            if process.alive and process.running is not None and process.healthy() and not process.ready():
                 process.running.send_signal(signal.SIGHUP)
 
     def dead(self) -> list[str]:

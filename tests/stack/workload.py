@@ -332,14 +332,9 @@ def _known(table: Table, elsewhere: Sequence[Table | None]) -> _Known:
             (c.type.fsp or 0 for c in same if isinstance(c.type, mysql.DATETIME | mysql.TIMESTAMP | mysql.TIME)),
             default=6,
         )
-    uniques = {
-        column.name
-        for unique in (
-            *(constraint for constraint in table.constraints if isinstance(constraint, UniqueConstraint)),
-            *(index for index in table.indexes if index.unique),
-        )
-        for column in unique.columns
-    }
+    constraints = [constraint for constraint in table.constraints if isinstance(constraint, UniqueConstraint)]
+    uniques = {column.name for constraint in constraints for column in constraint.columns}
+    uniques |= {column.name for index in table.indexes if index.unique for column in index.columns}
     key = list(table.primary_key.columns)
     generated = (
         key[0].name if len(key) == 1 and isinstance(key[0].type, types.Integer) and not key[0].foreign_keys else None

@@ -1,0 +1,235 @@
+"""kill -9 at every named point and at random, hundreds of times, while changes flow: nothing lost, nothing twice.
+
+The seed is printed. To replay: SUBAK_TEST_SEED=… SUBAK_TEST_KILLS=… pytest tests/system/test_kill.py
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+import time
+from collections import Counter
+
+import pytest
+from sqlalchemy import text
+
+from tests.conftest import MakeNetwork
+from tests.stack.audit import audit
+from tests.stack.network import Network, Outlet
+
+SEED = int(os.environ.get("SUBAK_TEST_SEED", random.randrange(2**32)))
+KILLS = int(os.environ.get("SUBAK_TEST_KILLS", "130"))
+"""Of each network; there are two."""
+
+LIMIT_SECONDS = 240.0
+RANDOM_SHARE = 0.25
+ARMED_SECONDS = 4.0
+"""A process whose point is not reached by then is killed where it is."""
+
+POINTS = {
+    "capture": ("before_cut_commit", "after_cut_commit", "after_send", "before_mark_commit", "after_mark_commit"),
+    "hub": (
+        "before_store_commit",
+        "after_store_commit",
+        "after_stored_sent",
+        "before_executed_commit",
+        "after_executed_commit",
+    ),
+    "applier": ("before_commit", "after_commit", "after_executed_sent"),
+}
+
+SCHEMA = """\
+CREATE TABLE receipt (
+    id INT NOT NULL PRIMARY KEY,
+    body VARCHAR(40) NOT NULL
+);
+CREATE TABLE note (
+    id INT NOT NULL PRIMARY KEY,
+    body VARCHAR(40) NOT NULL
+);
+CREATE TABLE effect (
+    id {generated},
+    kind VARCHAR(20) NOT NULL,
+    row_id INT NOT NULL,
+    body VARCHAR(40) NOT NULL
+);
+"""
+"""`effect` is filled by the application's own triggers at every outlet and not synchronised: what was done, how often."""
+
+EFFECTS = (
+    ("receipt", "INSERT", "NEW"),
+    ("note", "INSERT", "NEW"),
+    ("note", "UPDATE", "NEW"),
+    ("note", "DELETE", "OLD"),
+)
+
+
+def _add_effects(outlet: Outlet) -> None:
+    for table, event, row in EFFECTS:
+        kind = f"{table} {event.lower()}"
+        statement = f"INSERT INTO effect (kind, row_id, body) VALUES ('{kind}', {row}.id, {row}.body)"
+        outlet.execute(
+            f"CREATE TRIGGER app_{table}_{event.lower()} AFTER {event} ON {table} FOR EACH ROW BEGIN {statement}; END"
+        )
+
+
+class Till(threading.Thread):
+    """Writes until stopped; every value it writes is unique, and what was committed is remembered."""
+
+    def __init__(self, outlet: Outlet, number: int, seed: int) -> None:
+        super().__init__(daemon=True)
+        self.receipts: list[int] = []
+        self.error: BaseException | None = None
+        self.stopping = threading.Event()
+        self._outlet = outlet
+        self._random = random.Random(f"{seed}-till-{number}")
+        self._count = number * 1_000_000
+
+    def run(self) -> None:
+        try:
+            while not self.stopping.wait(self._random.uniform(0.0, 0.08)):
+                self._transaction()
+        except BaseException as error:
+            self.error = error
+
+    def _value(self) -> int:
+        self._count += 1
+        return self._count
+
+    def _transaction(self) -> None:
+        made: list[int] = []
+        with self._outlet.application.begin() as connection:
+            for _ in range(self._random.randint(1, 4)):
+                value = self._value()
+                values = {"id": value, "body": f"{self._outlet.name}-{value}"}
+                choice = self._random.random()
+                if choice < 0.4:
+                    connection.execute(text("INSERT INTO receipt (id, body) VALUES (:id, :body)"), values)
+                    made.append(value)
+                elif choice < 0.6:
+                    connection.execute(text("INSERT INTO note (id, body) VALUES (:id, :body)"), values)
+                else:
+                    ids = connection.execute(text("SELECT id FROM note")).scalars().all()
+                    if ids:
+                        values["id"] = self._random.choice(ids)
+                        change = "UPDATE note SET body = :body WHERE id = :id"
+                        connection.execute(text(change if choice < 0.9 else "DELETE FROM note WHERE id = :id"), values)
+        self.receipts += made
+
+
+class Killer:
+    """Keeps every process armed with a named point, restarts what died, and strikes at random in between."""
+
+    def __init__(self, network: Network, seed: int) -> None:
+        self.hits: Counter[str] = Counter()
+        self._network = network
+        self._random = random.Random(f"{seed}-killer")
+        self._armed: dict[str, tuple[str, float]] = {}
+        self._next: dict[str, list[str]] = {}
+
+    def run(self, kills: int, limit: float) -> None:
+        end = time.monotonic() + limit
+        while self.hits.total() < kills:
+            assert time.monotonic() < end, f"only {self.hits.total()} kills within {limit:.0f} s: {self.hits}"
+            self._bury_and_restart()
+            self._strike()
+            self._network.nudge()
+            time.sleep(0.05)
+
+    def _bury_and_restart(self) -> None:
+        for name in self._network.dead():
+            process = self._network.processes[name]
+            point, _ = self._armed.pop(name, ("none", 0.0))
+            assert process.running is not None
+            code = process.running.returncode
+            if code == -signal.SIGKILL:
+                self.hits[point] += 1
+            else:
+                assert code == -signal.SIGHUP, f"{name} ended by itself with {code}:\n{process.tail()}"
+            self._start(name)
+
+    def _start(self, name: str) -> None:
+        service = name.partition(".")[0]
+        point = self._point(service)
+        count = self._random.choice([1, 1, 2, 3])
+        self._armed[name] = (point, time.monotonic() + ARMED_SECONDS)
+        self._network.start(name, failpoint=f"{point}:{count}", wait=False)
+
+    def _point(self, service: str) -> str:
+        """Each point in turn, in an order of the seed's."""
+        if not self._next.get(service):
+            self._next[service] = self._random.sample(POINTS[service], len(POINTS[service]))
+        return f"{service}.{self._next[service].pop()}"
+
+    def _strike(self) -> None:
+        now = time.monotonic()
+        for name, process in self._network.processes.items():
+            if process.alive and name not in self._armed:
+                self._network.kill(name)  # started by the fixture, without a point
+                self._armed[name] = ("random", now)
+            elif process.alive and now > self._armed[name][1]:
+                self._network.kill(name)
+                self._armed[name] = ("random", now)
+        if self._random.random() < RANDOM_SHARE * 0.1:
+            name = self._random.choice(list(self._network.processes))
+            if self._network.processes[name].alive:
+                self._network.kill(name)
+                self._armed[name] = ("random", now)
+
+    def end(self) -> None:
+        """Everything runs again, with no point armed."""
+        for name, process in self._network.processes.items():
+            if process.alive:
+                self._network.kill(name)
+            self._armed.pop(name, None)
+        self._network.start()
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize(
+    ("hub", "outlets"),
+    [
+        ("sqlite", {"ubud": "sqlite", "kuta": "sqlite", "lovina": "sqlite"}),
+        ("mariadb", {"ubud": "mariadb", "kuta": "mariadb", "lovina": "sqlite"}),
+    ],
+    ids=["sqlite", "mariadb"],
+)
+def test_killed_hundreds_of_times_nothing_is_lost_and_nothing_happens_twice(
+    make_network: MakeNetwork, hub: str, outlets: dict[str, str]
+) -> None:
+    print(f"replay with SUBAK_TEST_SEED={SEED} SUBAK_TEST_KILLS={KILLS}")
+    network = make_network(outlets, SCHEMA, hub=hub, tables="receipt,note", start=False)
+    for outlet in network.outlets.values():
+        _add_effects(outlet)
+    network.start()
+    tills = [Till(outlet, number, SEED) for number, outlet in enumerate(network.outlets.values(), start=1)]
+    killer = Killer(network, SEED)
+    for till in tills:
+        till.start()
+    try:
+        killer.run(KILLS, LIMIT_SECONDS)
+    finally:
+        for till in tills:
+            till.stopping.set()
+        for till in tills:
+            till.join()
+    killer.end()
+    network.settle(90)
+    print(f"kills: {dict(killer.hits)}")
+
+    assert [till.error for till in tills if till.error] == []
+    missed = {f"{s}.{p}" for s, points in POINTS.items() for p in points} - set(killer.hits)
+    assert missed == set(), f"points never reached: {missed}"
+    found = audit(network.urls, tables={"receipt", "note"})
+    assert found.identical, str(found)
+    acknowledged = {receipt for till in tills for receipt in till.receipts}
+    for outlet in network.outlets.values():
+        with outlet.reader.begin() as connection:
+            there = set(connection.execute(text("SELECT id FROM receipt")).scalars())
+            twice = connection.execute(
+                text("SELECT kind, row_id, body, COUNT(*) FROM effect GROUP BY kind, row_id, body HAVING COUNT(*) > 1")
+            ).all()
+        assert there == acknowledged, f"{outlet.name}: {len(acknowledged - there)} receipts missing"
+        assert twice == [], f"{outlet.name}: took effect more than once: {twice[:10]}"
