@@ -28,10 +28,10 @@ import base64
 import binascii
 import json
 import re
-from decimal import ROUND_HALF_UP, Decimal, InvalidOperation
+from collections.abc import Callable
 from datetime import datetime, timedelta
+from decimal import ROUND_HALF_UP, Decimal, InvalidOperation
 from typing import Any
-
 
 from services.kernel.catalogue import Column, Kind, Table, folded
 from services.kernel.errors import PermanentError
@@ -110,6 +110,21 @@ def row_key(table: Table, image: Image) -> str:
     return "|".join(_key_text(image[folded(name)]) for name in table.key)
 
 
+def key_image(table: Table, key: str) -> Image:
+    """The key columns' canonical values of a row key: the inverse of `row_key`."""
+    parts = [""]
+    characters = iter(key)
+    for character in characters:
+        if character == "|":
+            parts.append("")
+        else:
+            parts[-1] += next(characters) if character == "\\" else character
+    return {
+        folded(column.name): _FROM_KEY.get(column.kind, str)(part)
+        for column, part in zip(table.key_columns, parts, strict=True)
+    }
+
+
 def _key_text(value: Value) -> str:
     if isinstance(value, bool):
         return "1" if value else "0"
@@ -185,7 +200,9 @@ def _time(value: Any) -> str:
     sign, hours, minutes, seconds, digits = match.groups()
     fraction, carried = _fraction(digits)
     total = int(hours) * 3600 + int(minutes) * 60 + int(seconds or 0) + carried
-    text = f"{total // 3600:02}:{total // 60 % 60:02}:{total % 60:02}" + ("" if fraction == "000000" else f".{fraction}")
+    text = f"{total // 3600:02}:{total // 60 % 60:02}:{total % 60:02}" + (
+        "" if fraction == "000000" else f".{fraction}"
+    )
     return sign + text if total or fraction != "000000" else text
 
 
@@ -214,4 +231,10 @@ _CANONICAL = {
     Kind.DATE: _date,
     Kind.TIME: _time,
     Kind.DATETIME: _datetime,
+}
+
+_FROM_KEY: dict[Kind, Callable[[str], Value]] = {
+    Kind.INTEGER: int,
+    Kind.BOOLEAN: lambda part: part == "1",
+    Kind.BINARY: bytes.fromhex,
 }
