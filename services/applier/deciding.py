@@ -72,7 +72,7 @@ def decide(
         return Decision(
             Verdict.REFUSED,
             code=MISSING_ROW,
-            reason="It changes a row that neither is here nor ever was, though its author had seen an earlier change of it.",
+            reason="It changes a row that is not here and never was, though its author had seen an older change of it.",
         )
     both_deleted = change.op is Op.DELETE and version is not None and version.deleted
     return Decision(Verdict.WINS, conflict=not known and not both_deleted)

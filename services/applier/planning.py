@@ -1,8 +1,9 @@
-"""From one transaction to what must be written here: decides each change, then orders the winners so that foreign keys hold.
+"""From one transaction to what must be written here: decides each change, then orders the winners for foreign keys.
 
-Pure in terms of a `View`. The order is the source's own, which is right wherever nothing was decided otherwise here; a parent that
-comes later is pulled forward, a child that still has to go is taken first. Where a conflict left a child without its parent, or would take
-a parent from its children, the row that others refer to wins over its deletion (design §6): as a new change of this outlet.
+Pure in terms of a `View`. The order is the source's own, which is right wherever nothing was decided otherwise here; a
+parent that comes later is pulled forward, a child that still has to go is taken first. Where a conflict left a child
+without its parent, or would take a parent from its children, the row that others refer to wins over its deletion
+(design §6): as a new change of this outlet.
 """
 
 from __future__ import annotations
@@ -71,7 +72,6 @@ class Situation:
 class _Step:
     """A winning change, not yet placed in the order."""
 
-    index: int
     change: Change
     table: Table
     row: RowName
@@ -81,11 +81,6 @@ class _Step:
     started: bool = False
 
 
-def plan(transaction: Transaction, view: View, situation: Situation, *, again: bool = False) -> tuple[Plan, Overlay]:
-    """Raises Refused. `again`: a retry from quarantine; what loses now has been superseded, which is no conflict."""
-    return _Planner(transaction, view, situation, again).run()
-
-
 def table_of(change: Change, catalogue: Catalogue) -> Table:
     """Raises Refused `missing_table`."""
     table = catalogue.table(change.table)
@@ -93,23 +88,44 @@ def table_of(change: Change, catalogue: Catalogue) -> Table:
         raise Refused(
             "missing_table",
             f"There is no synchronised table {change.table} here.",
-            "Create it like at the other outlets, or correct SUBAK_TABLES; `subak doctor` tells what is refused. Then retry.",
+            "Create it as at the other outlets, or correct SUBAK_TABLES (see `subak doctor`); then retry.",
         )
     return table
 
 
-def images_of(change: Change, table: Table) -> tuple[Image | None, Image | None]:
-    """The change's images before and after. Raises PermanentError (`image`, `missing_column`, `value`)."""
-    before = parse_image(table, change.before) if change.before is not None else None
-    after = parse_image(table, change.after) if change.after is not None else None
-    if (after if change.op is not Op.DELETE else before) is None:
-        raise Refused("image", f"A change of {change.table} lacks its row image.", "Report this.")
-    return before, after
+@dataclass(frozen=True)
+class Parsed:
+    """A change, looked into once: its table here, its images as canonical values, and the row it is about."""
+
+    change: Change
+    table: Table
+    before: Image | None
+    after: Image | None
+    row: RowName
+
+
+def parse(transaction: Transaction, catalogue: Catalogue) -> list[Parsed]:
+    """Raises Refused `missing_table`, or PermanentError `image`, `missing_column`, `value`."""
+    parsed = []
+    for change in transaction.changes:
+        table = table_of(change, catalogue)
+        before = parse_image(table, change.before) if change.before is not None else None
+        after = parse_image(table, change.after) if change.after is not None else None
+        image = before if change.op is Op.DELETE else after
+        if image is None or any(folded(name) not in image for name in table.key):
+            raise Refused("image", f"A change of {change.table} lacks its row image or its key.", "Report this.")
+        parsed.append(Parsed(change, table, before, after, name_of(table, image)))
+    return parsed
+
+
+def plan(changes: list[Parsed], view: View, situation: Situation, *, again: bool = False) -> tuple[Plan, Overlay]:
+    """Raises Refused. `again`: a retry from quarantine; what loses now has been superseded, which is no conflict."""
+    return _Planner(changes, view, situation, again).run()
 
 
 class _Planner:
-    def __init__(self, transaction: Transaction, view: View, situation: Situation, again: bool) -> None:
-        self._transaction = transaction
+    def __init__(self, changes: list[Parsed], view: View, situation: Situation, again: bool) -> None:
+        self._changes = changes
         self._overlay = Overlay(view)
         self._situation = situation
         self._again = again
@@ -129,28 +145,23 @@ class _Planner:
         seen = Overlay(self._overlay)
         winners: list[_Step] = []
         previous: tuple[Change, _Step | None] | None = None
-        for index, change in enumerate(self._transaction.changes):
-            table = table_of(change, self._situation.catalogue)
-            before, after = images_of(change, table)
-            image = before if change.op is Op.DELETE else after
-            assert image is not None
-            row = name_of(table, image)
+        for parsed in self._changes:
+            change, table, row = parsed.change, parsed.table, parsed.row
             version = seen.version(row)
             decision = decide(change, version, seen.exists(row), seen.awaited(row), generated_key=table.generated_key)
             if decision.verdict is Verdict.REFUSED:
-                raise Refused(
-                    decision.code, f"{change.table} {change.key}: {decision.reason}", _TODO.get(decision.code, "")
-                )
+                reason = f"{change.table} {change.key}: {decision.reason}"
+                raise Refused(decision.code, reason, _TODO.get(decision.code, ""))
             if decision.conflict and not (self._again and decision.verdict is Verdict.LOSES):
                 self._record(change, table, row, version, decision.verdict, seen)
             step = None
             if decision.verdict is Verdict.WINS:
-                step = _Step(index, change, table, row, after)
+                step = _Step(change, table, row, parsed.after)
                 if previous and previous[0].paired and previous[1] and change.op is Op.INSERT:
                     step.pair = previous[1]
                     previous[1].pair = step
                 winners.append(step)
-                seen.write(table, row, after)
+                seen.write(table, row, parsed.after)
                 seen.set_version(row, _version(change))
             previous = (change, step)
         return winners
@@ -214,7 +225,7 @@ class _Planner:
         self._note(step.table, step.row, _version(step.change))
 
     def _parents(self, table: Table, image: Image, depth: int) -> list[ForeignKey]:
-        """Sees to it that every parent is there. Returns the references that must wait, since the parent waits for us."""
+        """Sees to it that every parent is there. Returns the references that must wait: their parent waits for us."""
         late = []
         for foreign_key in table.foreign_keys:
             found = self._parent(foreign_key, image)
@@ -242,7 +253,7 @@ class _Planner:
         if tombstone is None or not tombstone.deleted or tombstone.last_image is None or depth > MAX_DEPTH:
             raise Refused(
                 "missing_parent",
-                f"{child.name} refers by {foreign_key.name or 'a foreign key'} to {parent.name} {row.key}, which is not here.",
+                f"{child.name} refers by {foreign_key.name} to {parent.name} {row.key}, which is not here.",
                 "It is retried when that row comes.",
             )
         image = parse_image(parent, tombstone.last_image)
@@ -357,7 +368,7 @@ class _Planner:
 
 
 _TODO = {
-    "generated_key": "Give the outlets key ranges of their own; then re-enter one of the two rows under a new key, or discard.",
+    "generated_key": "Give each outlet its own key range; re-enter one of the rows under a new key, or discard.",
     "missing_row": "Compare the outlets (`subak compare`); retry once the row is here.",
 }
 

@@ -1,4 +1,4 @@
-"""The outlet's database as the decisions see it: a narrow window for reading, and an overlay of what has been decided."""
+"""The outlet's database as the decisions see it: a narrow window for reading, and an overlay of what is decided."""
 
 from __future__ import annotations
 
