@@ -1,4 +1,7 @@
-"""Which waiting rows are one transaction, in which order transactions go, where a batch ends. Pure; DESIGN.md has the proof."""
+"""Which waiting rows are one transaction, in which order transactions go, where a batch ends. Pure.
+
+DESIGN.md has the proof.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,8 @@ from typing import NamedTuple
 from services.kernel.change import Transaction
 
 MAX_ROWS = 1_000
-"""Changes in a batch, unless one transaction has more: an applier holds the locks of a batch for some 50 ms, and the commits
-at outlet, hub and target are shared by enough changes to cost next to nothing."""
+"""Changes in a batch, unless one transaction has more: an applier holds the locks of a batch for some 50 ms, and the
+commits at outlet, hub and target are shared by enough changes to cost next to nothing."""
 
 MAX_BYTES = 1024 * 1024
 """Characters of images in a batch, unless one transaction has more: one part or so on the wire."""
@@ -51,8 +54,8 @@ class Read(NamedTuple):
 def units(waiting: Iterable[Waiting]) -> list[Unit]:
     """The units of what one snapshot shows newly, in an order that fits every row and foreign-key dependency.
 
-    When each row has a transaction id, a unit is a transaction, and the greatest id decides. When any has none, rows are
-    grouped by session, and units with overlapping ranges of ids are joined.
+    When each row has a transaction id, a unit is a transaction, and the greatest id decides. When any has none, rows
+    are grouped by session, and units with overlapping ranges of ids are joined.
     """
     groups: dict[str | int, array[int]] = {}
     exact = True
@@ -106,5 +109,5 @@ def batches(
 
 
 def consecutive(ids: Sequence[int]) -> bool:
-    """Whether every id from the first to the last of these (ascending) is among them: only then may a range stand for them."""
+    """Whether every id from first to last is among these (ascending) ids: only then may a range stand for them."""
     return ids[-1] - ids[0] + 1 == len(ids)

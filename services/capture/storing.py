@@ -1,0 +1,141 @@
+"""A batch becomes durable under its number, before it is sent; the hub's confirmation becomes durable on its rows.
+
+Every function is one transaction of Purpose.WRITE, which the caller begins and commits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import chain, islice
+from typing import NamedTuple
+
+from sqlalchemy import Connection, insert, select, update
+
+from services.capture import state
+from services.capture.cutting import Read, consecutive
+from services.capture.state import Position
+from services.kernel.change import BatchId, digest, encode_body
+from services.kernel.errors import PermanentError
+from services.kernel.schema import BATCH, BATCH_PART, CLOUD_QUERY
+from services.kernel.wire.messages import MAX_BATCH_BYTES, MAX_PART_BYTES, WINDOW_BATCHES
+
+MARK_ROWS = 1_000
+"""Ids named in one UPDATE: a list that every engine's planner still turns into look-ups by primary key."""
+
+
+class Header(NamedTuple):
+    """A batch as `subak_batch` holds it, without its body."""
+
+    number: int
+    previous: bytes
+    digest: bytes
+    changes: int
+    transactions: int
+    bytes: int
+    cut_at: int
+
+
+def cut(connection: Connection, outlet: str, last: Position, reads: Sequence[Read], now: int) -> tuple[Position, int]:
+    """Numbers and stores one batch, and puts its rows into it; the position after it, and the bytes of its body.
+
+    `now` is in µs since 1970 UTC. Raises PermanentError `another_capture`, or `too_large`: a transaction that no batch
+    can hold.
+    """
+    number = last.number + 1
+    body = encode_body(tuple(read.transaction for read in reads))
+    if len(body) > MAX_BATCH_BYTES:
+        raise PermanentError(
+            "too_large",
+            f"A transaction of {len(reads[0].ids)} changes has {len(body)} bytes; the limit is {MAX_BATCH_BYTES}.",
+            "Its rows wait in CloudQuery with BatchNumber NULL, and so does everything after it. To leave them out, set"
+            " ExportFlag = 1 on them, then make the same change in smaller transactions at every outlet.",
+        )
+    position = Position(last.epoch, number, digest(BatchId(outlet, last.epoch, number), last.digest, body))
+    state.advance(connection, position)
+    ids = sorted(chain.from_iterable(read.ids for read in reads))
+    connection.execute(
+        insert(BATCH).values(
+            Epoch=last.epoch,
+            Number=number,
+            Previous=last.digest,
+            Digest=position.digest,
+            Changes=len(ids),
+            Transactions=len(reads),
+            Bytes=len(body),
+            CutAt=now,
+        )
+    )
+    for part, start in enumerate(range(0, len(body), MAX_PART_BYTES)):
+        piece = body[start : start + MAX_PART_BYTES]
+        connection.execute(insert(BATCH_PART).values(Epoch=last.epoch, Number=number, Part=part, Body=piece))
+    column = CLOUD_QUERY.c.Id
+    for some in _chunks(ids):
+        which = column.between(some[0], some[-1]) if consecutive(some) else column.in_(some)
+        marked = connection.execute(
+            update(CLOUD_QUERY).where(which, CLOUD_QUERY.c.BatchNumber.is_(None)).values(BatchNumber=number)
+        )
+        if marked.rowcount != len(some):
+            raise state.another_capture()
+    return position, len(body)
+
+
+def mark_stored(connection: Connection, epoch: str, numbers: Sequence[int], now: int) -> None:
+    """The hub has these batches: their rows get ExportFlag = 1. `now` is in µs since 1970 UTC."""
+    connection.execute(
+        update(CLOUD_QUERY)
+        .where(CLOUD_QUERY.c.ExportFlag == 0, CLOUD_QUERY.c.BatchNumber.in_(numbers))
+        .values(ExportFlag=1)
+    )
+    connection.execute(
+        update(BATCH)
+        .where(BATCH.c.Epoch == epoch, BATCH.c.Number.in_(numbers), BATCH.c.StoredAt.is_(None))
+        .values(StoredAt=now)
+    )
+
+
+def last_stored(connection: Connection, epoch: str) -> int:
+    """The greatest number whose rows are marked. All before it are, since `stored` comes in the order of numbers."""
+    marked = select(BATCH.c.Number).where(BATCH.c.Epoch == epoch, BATCH.c.StoredAt.is_not(None))
+    return connection.scalar(marked.order_by(BATCH.c.Number.desc()).limit(1)) or 0
+
+
+def headers(connection: Connection, epoch: str, after: int) -> list[Header]:
+    """The batches after number `after`, in order, at most as many as a window holds."""
+    columns = (
+        BATCH.c.Number,
+        BATCH.c.Previous,
+        BATCH.c.Digest,
+        BATCH.c.Changes,
+        BATCH.c.Transactions,
+        BATCH.c.Bytes,
+        BATCH.c.CutAt,
+    )
+    rows = (
+        select(*columns)
+        .where(BATCH.c.Epoch == epoch, BATCH.c.Number > after)
+        .order_by(BATCH.c.Number)
+        .limit(WINDOW_BATCHES)
+    )
+    return [Header(*row) for row in connection.execute(rows)]
+
+
+def part(connection: Connection, epoch: str, number: int, index: int) -> bytes:
+    """The bytes of one part, as they were cut."""
+    body: bytes = connection.execute(
+        select(BATCH_PART.c.Body).where(
+            BATCH_PART.c.Epoch == epoch, BATCH_PART.c.Number == number, BATCH_PART.c.Part == index
+        )
+    ).scalar_one()
+    return body
+
+
+def digest_of(connection: Connection, epoch: str, number: int) -> bytes | None:
+    """The digest of a batch that was cut here; None when there is none of that number."""
+    found = connection.scalar(select(BATCH.c.Digest).where(BATCH.c.Epoch == epoch, BATCH.c.Number == number))
+    return None if found is None else bytes(found)
+
+
+def _chunks(ids: Sequence[int]) -> Iterator[Sequence[int]]:
+    source = iter(ids)
+    while some := list(islice(source, MARK_ROWS)):
+        yield some
