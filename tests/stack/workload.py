@@ -55,6 +55,8 @@ class _Known:
     table: Table
     lengths: dict[str, int]
     fractions: dict[str, int]
+    plane0: set[str]
+    """Columns that some outlet keeps in three-byte UTF-8 (MySQL's NVARCHAR): no emoji."""
     uniques: set[str]
     generated_key: str | None
     keys: list[tuple[Any, ...]] = field(default_factory=list)
@@ -301,6 +303,8 @@ class Writer:
                 return draw.choice(kind.enums)
             case types.String():
                 words = " ".join(draw.choices(_TEXTS, k=draw.randint(1, 3)))
+                if column.name in known.plane0:
+                    words = "".join(letter for letter in words if letter <= "\uffff")
                 return words[: known.lengths.get(column.name) or 200]
         raise AssertionError(f"no random values are known for {known.table.name}.{column.name} {kind!r}")
 
@@ -323,11 +327,14 @@ def _known(table: Table, elsewhere: Sequence[Table | None]) -> _Known:
     versions = [table, *(other for other in elsewhere if other is not None)]
     lengths: dict[str, int] = {}
     fractions: dict[str, int] = {}
+    plane0: set[str] = set()
     for column in table.columns:
         same = [c for version in versions for c in version.columns if c.name.lower() == column.name.lower()]
         stated = [c.type.length for c in same if isinstance(c.type, types.String) and c.type.length]
         if stated:
             lengths[column.name] = min(stated)
+        if any((getattr(c.type, "charset", "") or "") in ("utf8", "utf8mb3") for c in same):
+            plane0.add(column.name)
         fractions[column.name] = min(
             (c.type.fsp or 0 for c in same if isinstance(c.type, mysql.DATETIME | mysql.TIMESTAMP | mysql.TIME)),
             default=6,
@@ -339,7 +346,7 @@ def _known(table: Table, elsewhere: Sequence[Table | None]) -> _Known:
     generated = (
         key[0].name if len(key) == 1 and isinstance(key[0].type, types.Integer) and not key[0].foreign_keys else None
     )
-    return _Known(table, lengths, fractions, uniques, generated)
+    return _Known(table, lengths, fractions, plane0, uniques, generated)
 
 
 def totals(writers: Mapping[str, Writer] | Sequence[Writer]) -> Counter[str]:

@@ -56,7 +56,7 @@ CREATE TABLE effect (
     body VARCHAR(40) NOT NULL
 );
 """
-"""`effect` is filled by the application's own triggers at every outlet and not synchronised: what was done, how often."""
+"""`effect` is filled by the application's own triggers at every outlet, not synchronised: what was done, how often."""
 
 EFFECTS = (
     ("receipt", "INSERT", "NEW"),
