@@ -1,0 +1,178 @@
+"""Transactions that cannot be applied here: kept whole, with the reason, and tried again when the cause may have passed.
+
+The changes themselves stay where the ledger keeps the batch (`subak_ledger_part`); a quarantine names the batch and the
+transaction's position in it, and lists the rows concerned, so that a newer image of such a row is known to supersede it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from services.applier.view import name_of
+from services.kernel.catalogue import Catalogue
+from services.kernel.change import Change, Op, Transaction, decode_body
+from services.kernel.dialects import Dialect
+from services.kernel.errors import PermanentError, SubakError
+from services.kernel.schema import LEDGER_PART, QUARANTINE, QUARANTINE_ROW
+from services.kernel.values import parse_image
+
+WAITING = "waiting"
+APPLIED = "applied"
+DISCARDED = "discarded"
+
+
+@dataclass(frozen=True)
+class Quarantined:
+    """One entry. Times are in microseconds since 1970 UTC."""
+
+    id: int
+    sequence: int
+    position: int
+    origin: str
+    code: str
+    reason: str
+    state: str
+    attempts: int
+    at: int
+    tables: frozenset[str]
+    """The tables of its rows, as named here."""
+
+
+def put(
+    connection: Connection,
+    dialect: Dialect,
+    catalogue: Catalogue,
+    transaction: Transaction,
+    *,
+    sequence: int,
+    position: int,
+    origin: str,
+    error: SubakError,
+    now: int,
+) -> None:
+    inserted = connection.execute(
+        sa.insert(QUARANTINE).values(
+            Sequence=sequence,
+            Position=position,
+            Origin=origin,
+            Code=error.code,
+            Reason=f"{error.what} {error.todo}".strip(),
+            State=WAITING,
+            Attempts=1,
+            QuarantinedAt=now,
+        )
+    )
+    (identity,) = inserted.inserted_primary_key or (None,)
+    rows = [
+        {
+            "QuarantineId": identity,
+            "Position": index,
+            "TableName": table,
+            "RowId": dialect.row_id(key),
+            "RowKey": key,
+            "Stamp": change.stamp.time,
+            "Origin": change.stamp.origin,
+        }
+        for index, change in enumerate(transaction.changes)
+        for table, key in [_row(change, catalogue)]
+    ]
+    connection.execute(sa.insert(QUARANTINE_ROW), rows)
+
+
+def _row(change: Change, catalogue: Catalogue) -> tuple[str, str]:
+    """The row's table and key as they are named here; as its origin names them where they cannot be told here."""
+    table = catalogue.table(change.table)
+    image = change.before if change.op is Op.DELETE else change.after
+    if table is None or image is None:
+        return change.table, change.key
+    try:
+        return table.name, name_of(table, parse_image(table, image)).key
+    except (PermanentError, KeyError):
+        return table.name, change.key
+
+
+def waiting(connection: Connection, state: str = WAITING) -> list[Quarantined]:
+    """The entries in that state, oldest first."""
+    tables: dict[int, set[str]] = {}
+    rows = sa.select(QUARANTINE_ROW.c.QuarantineId, QUARANTINE_ROW.c.TableName).distinct()
+    chosen = sa.select(QUARANTINE.c.Id).where(QUARANTINE.c.State == state)
+    for found in connection.execute(rows.where(QUARANTINE_ROW.c.QuarantineId.in_(chosen))):
+        tables.setdefault(found.QuarantineId, set()).add(found.TableName)
+    query = sa.select(QUARANTINE).where(QUARANTINE.c.State == state).order_by(QUARANTINE.c.Id)
+    return [
+        Quarantined(
+            found.Id,
+            found.Sequence,
+            found.Position,
+            found.Origin,
+            found.Code,
+            found.Reason,
+            found.State,
+            found.Attempts,
+            found.QuarantinedAt,
+            frozenset(tables.get(found.Id, ())),
+        )
+        for found in connection.execute(query)
+    ]
+
+
+def count(connection: Connection) -> int:
+    query = sa.select(sa.func.count()).select_from(QUARANTINE).where(QUARANTINE.c.State == WAITING)
+    return connection.scalar(query) or 0
+
+
+def body(connection: Connection, sequence: int) -> bytes:
+    """The bytes of an applied batch, from the ledger."""
+    query = sa.select(LEDGER_PART.c.Body).where(LEDGER_PART.c.Sequence == sequence).order_by(LEDGER_PART.c.Part)
+    return b"".join(connection.scalars(query))
+
+
+def transaction_of(connection: Connection, entry: Quarantined) -> Transaction:
+    """The quarantined transaction itself."""
+    return decode_body(body(connection, entry.sequence))[entry.position]
+
+
+def find(connection: Connection, identity: int) -> Quarantined:
+    """The waiting entry of that number. Raises PermanentError `quarantine`."""
+    for entry in waiting(connection):
+        if entry.id == identity:
+            return entry
+    raise PermanentError(
+        "quarantine", f"No transaction {identity} waits in quarantine here.", "`subak quarantine list` shows which do."
+    )
+
+
+def settle(connection: Connection, identity: int, state: str, now: int) -> None:
+    """Marks an entry as applied or discarded."""
+    connection.execute(sa.update(QUARANTINE).where(QUARANTINE.c.Id == identity).values(State=state, DecidedAt=now))
+
+
+def discard(connection: Connection, identity: int, now: int) -> Quarantined:
+    """Gives a transaction up: its rows stay different here until somebody writes them again. Raises PermanentError."""
+    entry = find(connection, identity)
+    settle(connection, identity, DISCARDED, now)
+    return entry
+
+
+def failed_again(connection: Connection, identity: int, error: SubakError) -> None:
+    connection.execute(
+        sa.update(QUARANTINE)
+        .where(QUARANTINE.c.Id == identity)
+        .values(Attempts=QUARANTINE.c.Attempts + 1, Code=error.code, Reason=f"{error.what} {error.todo}".strip())
+    )
+
+
+def touches(entry: Quarantined, tables: Sequence[str], catalogue: Catalogue) -> bool:
+    """Whether writes to `tables` may have removed the reason: they hold its rows, or parents or children of these."""
+    related = set(entry.tables)
+    for table in catalogue.tables:
+        for foreign_key in table.foreign_keys:
+            if table.name in entry.tables:
+                related.add(foreign_key.parent)
+            if foreign_key.parent in entry.tables:
+                related.add(table.name)
+    return not related.isdisjoint(tables)

@@ -1,0 +1,311 @@
+"""The `View` over a real database, and the plain way to write a plan: one statement per run of like rows, by primary key.
+
+Locks (design §4): data rows first, in key order, then versions: the order an application's write takes. No lock is waited
+for while another is held, as long as that works (`patient` is False): the engine would settle a deadlock at the cost of
+the smaller transaction, which is the application's. What cannot be locked at once makes the whole attempt start again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from services.applier.deciding import AwaitedStamps, Version
+from services.applier.planning import Parsed, Plan, Write
+from services.applier.view import Reference, RowName, name_of, parent_key
+from services.kernel.catalogue import Catalogue, ForeignKey, Table, folded
+from services.kernel.change import Stamp
+from services.kernel.dialects import Dialect
+from services.kernel.errors import TransientError
+from services.kernel.schema import QUARANTINE, QUARANTINE_ROW, VERSION
+from services.kernel.values import Image, key_image, parse_image
+
+CHUNK_ROWS = 500
+"""Keys named in one statement: with eight key columns still far below SQLite's 32,766 variables."""
+
+
+Item = TypeVar("Item")
+
+
+class Store:
+    """One transaction's window on the outlet's database. `besides`: a quarantine (and all after it) that does not count."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        dialect: Dialect,
+        catalogue: Catalogue,
+        *,
+        patient: bool,
+        besides: int | None = None,
+    ) -> None:
+        self._connection = connection
+        self._dialect = dialect
+        self._catalogue = catalogue
+        self._patient = patient
+        self._besides = besides
+        self._exists: dict[RowName, bool] = {}
+        self._versions: dict[RowName, Version | None] = {}
+        self._awaited: dict[RowName, dict[Stamp, str]] = {}
+        self._childless: set[RowName] = set()
+
+    # Reading, under locks
+
+    def prepare(self, changes: Sequence[Parsed]) -> None:
+        """Locks every row that the changes are about, then their parents, and reads the versions: in bulk."""
+        changed = {parsed.row for parsed in changes}
+        parents = {row for parsed in changes for row in self._parents(parsed)} - changed
+        self._lock(changed, share=False)
+        self._lock(parents, share=True)
+        self._read_versions(changed)
+        self._read_awaited(changed)
+        self._read_childless(changes)
+
+    def _table(self, name: str) -> Table:
+        table = self._catalogue.table(name)
+        assert table is not None
+        return table
+
+    def _parents(self, parsed: Parsed) -> Iterator[RowName]:
+        for foreign_key in parsed.table.foreign_keys if parsed.after else ():
+            parent = self._catalogue.table(foreign_key.parent)
+            row = parent_key(foreign_key, parent, parsed.after or {}) if parent else None
+            if row:
+                yield row
+
+    def _lock(self, rows: Iterable[RowName], *, share: bool) -> None:
+        for table, chunk in self._by_table(rows):
+            here = _aliased(table)
+            query: sa.Select[Any] = (
+                sa.select(sa.literal_column(self._dialect.key_sql(table, "r")))
+                .select_from(here)
+                .where(self._among(table, here, chunk))
+                .order_by(*(here.c[name] for name in table.key))
+                .with_for_update(read=share, nowait=not self._patient)
+                .with_hint(here, "FORCE INDEX (PRIMARY)", "mysql")
+                .with_hint(here, "FORCE INDEX (PRIMARY)", "mariadb")
+            )
+            found = set(self._connection.scalars(query))
+            # A collation may find a row under another spelling of its key; for a foreign key that is as good.
+            alike = {_alike(key) for key in found} if share else set()
+            for row in chunk:
+                self._exists[row] = row.key in found or _alike(row.key) in alike
+
+    def _by_table(self, rows: Iterable[RowName]) -> Iterator[tuple[Table, Sequence[RowName]]]:
+        """The rows in the order of tables and keys, in chunks of one table each."""
+        for name, group in groupby(sorted(rows), lambda row: row.table):
+            for chunk in _chunks(list(group)):
+                yield self._table(name), chunk
+
+    def _among(self, table: Table, here: sa.FromClause, rows: Sequence[RowName]) -> sa.ColumnElement[bool]:
+        keys = [self._key_values(table, row) for row in rows]
+        if len(table.key) == 1:
+            return here.c[table.key[0]].in_([key[0] for key in keys])
+        return sa.tuple_(*(here.c[name] for name in table.key)).in_(keys)
+
+    def _key_values(self, table: Table, row: RowName) -> tuple[Any, ...]:
+        image = key_image(table, row.key)
+        return tuple(self._dialect.bind(column, image[folded(column.name)]) for column in table.key_columns)
+
+    def _read_versions(self, rows: Iterable[RowName], *, lock: bool = False) -> None:
+        for table, chunk in self._by_table(rows):
+            names = {self._dialect.row_id(row.key): row for row in chunk}
+            query = sa.select(VERSION).where(VERSION.c.TableName == table.name, VERSION.c.RowId.in_(sorted(names)))
+            if lock:
+                query = query.order_by(VERSION.c.RowId).with_for_update(nowait=not self._patient)
+            self._versions.update(dict.fromkeys(chunk))
+            for found in self._connection.execute(query):
+                stamp, base = Stamp(found.Stamp, found.Origin), Stamp(found.BaseStamp, found.BaseOrigin)
+                self._versions[names[found.RowId]] = Version(stamp, base, bool(found.Deleted), found.LastImage)
+
+    def _read_awaited(self, rows: Iterable[RowName]) -> None:
+        for row in rows:
+            self._awaited.setdefault(row, {})
+        waiting = QUARANTINE.c.State.in_(("waiting", "discarded"))
+        if not self._connection.scalar(sa.select(sa.exists().where(waiting))):
+            return
+        names = {(self._table(row.table).name, self._dialect.row_id(row.key)): row for row in rows}
+        for chunk in _chunks(list(names)):
+            query: sa.Select[Any] = (
+                sa.select(
+                    QUARANTINE_ROW.c.TableName,
+                    QUARANTINE_ROW.c.RowId,
+                    QUARANTINE_ROW.c.Stamp,
+                    QUARANTINE_ROW.c.Origin,
+                    QUARANTINE.c.Code,
+                )
+                .join(QUARANTINE, QUARANTINE.c.Id == QUARANTINE_ROW.c.QuarantineId)
+                .where(waiting, QUARANTINE_ROW.c.RowId.in_({row_id for _, row_id in chunk}))
+            )
+            if self._besides is not None:
+                query = query.where(QUARANTINE.c.Id < self._besides)
+            for found in self._connection.execute(query):
+                known = names.get((found.TableName, found.RowId))
+                if known is not None:
+                    self._awaited[known][Stamp(found.Stamp, found.Origin)] = found.Code
+
+    def _read_childless(self, changes: Sequence[Parsed]) -> None:
+        """Of the rows that go, those that nothing refers to: found in bulk, so that only the others are looked at singly."""
+        going = {parsed.row for parsed in changes if parsed.after is None and self._exists[parsed.row]}
+        for table, chunk in self._by_table(going):
+            children = list(self._catalogue.children(table))
+            parents: set[str] = set()
+            if children:
+                here = _aliased(table)
+                any_child = sa.or_(*(self._child_of(here, child, key).exists() for child, key in children))
+                query: sa.Select[Any] = (
+                    sa.select(sa.literal_column(self._dialect.key_sql(table, "r")))
+                    .select_from(here)
+                    .where(self._among(table, here, chunk), any_child)
+                )
+                parents = set(self._connection.scalars(query))
+            self._childless.update(row for row in chunk if row.key not in parents)
+
+    def _child_of(self, here: sa.FromClause, child: Table, foreign_key: ForeignKey) -> sa.Select[Any]:
+        there = _sql_table(child).alias("c")
+        pairs = zip(foreign_key.columns, foreign_key.parent_columns, strict=True)
+        return sa.select(sa.literal(1)).select_from(there).where(*(there.c[c] == here.c[p] for c, p in pairs))
+
+    def exists(self, row: RowName) -> bool:
+        if row not in self._exists:
+            self._lock([row], share=True)
+        return self._exists[row]
+
+    def version(self, row: RowName) -> Version | None:
+        if row not in self._versions:
+            self._read_versions([row])
+        return self._versions[row]
+
+    def awaited(self, row: RowName) -> AwaitedStamps:
+        if row not in self._awaited:
+            self._read_awaited([row])
+        return self._awaited[row]
+
+    def image(self, table: Table, row: RowName) -> Image | None:
+        here = _aliased(table)
+        query: sa.Select[Any] = (
+            sa.select(sa.literal_column(self._dialect.image_sql(table, "r")))
+            .select_from(here)
+            .where(self._among(table, here, [row]))
+        )
+        found = self._connection.scalar(query)
+        return parse_image(table, self._dialect.wire_image(found)) if found is not None else None
+
+    def references(self, table: Table, image: Image) -> Iterable[Reference]:
+        if name_of(table, image) in self._childless:
+            return []
+        found = []
+        for child, foreign_key in self._catalogue.children(table):
+            here = _aliased(child)
+            pairs = list(zip(foreign_key.columns, foreign_key.parent_columns, strict=True))
+            values = [self._dialect.bind(child.column(c), image[folded(p)]) for c, p in pairs]
+            query: sa.Select[Any] = (
+                sa.select(sa.literal_column(self._dialect.image_sql(child, "r")))
+                .select_from(here)
+                .where(*(here.c[c] == value for (c, _), value in zip(pairs, values, strict=True)))
+            )
+            for text in self._connection.scalars(query):
+                child_image = parse_image(child, self._dialect.wire_image(text))
+                found.append(Reference(child, foreign_key, name_of(child, child_image)))
+        return found
+
+    # Writing
+
+    def execute(self, plan: Plan) -> None:
+        """Writes the rows in the plan's order and then their versions. Driver errors come through as they are."""
+        for (table, kind, columns), group in groupby(plan.writes, _run):
+            self._write_run(table, kind, columns, list(group))
+        inserted = {write.row for write in plan.writes if write.image is not None and not write.existed}
+        self._write_versions(plan, inserted)
+
+    def _write_run(self, table: Table, kind: str, columns: tuple[str, ...], writes: list[Write]) -> None:
+        target = _sql_table(table)
+        if kind == "delete":
+            for chunk in _chunks([write.row for write in writes]):
+                self._connection.execute(sa.delete(target).where(self._among(table, target, chunk)))
+            return
+        names = [table.column(column).name for column in columns]
+        rows = [
+            {f"v{i}": self._dialect.bind(table.column(c), (write.image or {})[c]) for i, c in enumerate(columns)}
+            for write in writes
+        ]
+        values: dict[str, Any] = {name: sa.bindparam(f"v{i}") for i, name in enumerate(names)}
+        if kind == "insert":
+            self._connection.execute(sa.insert(target).values(values), rows)
+            return
+        where = [target.c[name] == sa.bindparam(f"k{i}") for i, name in enumerate(table.key)]
+        for write, row in zip(writes, rows, strict=True):
+            row.update({f"k{i}": value for i, value in enumerate(self._key_values(table, write.renamed or write.row))})
+        if kind == "update":
+            key = {folded(name) for name in table.key}
+            values = {name: value for name, value in values.items() if folded(name) not in key}
+            rows = [
+                {k: v for k, v in row.items() if k[0] == "k" or folded(names[int(k[1:])]) not in key} for row in rows
+            ]
+            if not values:
+                return  # every column belongs to the key: there is nothing else to set
+        self._connection.execute(sa.update(target).where(*where).values(values), rows)
+
+    def _write_versions(self, plan: Plan, inserted: set[RowName]) -> None:
+        # A row that was not here could not be locked before it was written: the version read then may be an older one.
+        seen = {row: self._versions[row] for row in plan.versions if row in inserted and row in self._versions}
+        self._read_versions(seen, lock=True)
+        if any(self._versions[row] != version for row, version in seen.items()):
+            raise TransientError("raced", "The application wrote the same row at the same moment.")
+        records = [
+            {
+                "TableName": table.name,
+                "RowId": self._dialect.row_id(row.key),
+                "Stamp": version.stamp.time,
+                "Origin": version.stamp.origin,
+                "BaseStamp": version.base.time,
+                "BaseOrigin": version.base.origin,
+                "Deleted": int(version.deleted),
+                "LastImage": version.last_image,
+            }
+            for row, (table, version) in plan.versions.items()
+        ]
+        # REPLACE is an upsert by the only key this table has, and both engines' drivers send it in bulk.
+        for chunk in _chunks(records):
+            self._connection.execute(_REPLACE_VERSION, chunk)
+        for row, (_, version) in plan.versions.items():
+            self._versions[row] = version
+        for write in plan.writes:
+            self._exists[write.row] = write.image is not None
+            if write.renamed:
+                self._exists[write.renamed] = False
+
+
+_REPLACE_VERSION = sa.text(
+    # The names are the schema's own.
+    f"REPLACE INTO subak_version ({', '.join(column.name for column in VERSION.c)}) "  # noqa: S608
+    f"VALUES ({', '.join(':' + column.name for column in VERSION.c)})"
+)
+
+
+def _run(write: Write) -> tuple[Table, str, tuple[str, ...]]:
+    if write.image is None:
+        return write.table, "delete", ()
+    kind = "rename" if write.renamed else "update" if write.existed else "insert"
+    return write.table, kind, tuple(write.image)
+
+
+def _sql_table(table: Table) -> sa.TableClause:
+    return sa.table(table.name, *(sa.column(column.name) for column in table.columns))
+
+
+def _aliased(table: Table) -> sa.FromClause:
+    return _sql_table(table).alias("r")
+
+
+def _alike(key: str) -> str:
+    return key.casefold().rstrip(" ")
+
+
+def _chunks(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
+    for start in range(0, len(items), CHUNK_ROWS):
+        yield items[start : start + CHUNK_ROWS]
