@@ -1,0 +1,78 @@
+"""`python -m services.hub`: the broker between the outlets. DESIGN.md tells how it keeps its promise."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import structlog
+
+from services.hub import state
+from services.hub.broker import Broker
+from services.hub.connection import first_of
+from services.hub.database import Database
+from services.hub.outlets import nobody_online
+from services.hub.queue import open_queue
+from services.kernel.link import serve
+from services.kernel.settings import HubSettings, load_or_exit
+from services.kernel.telemetry import Health, configure_logging, run_service, serve_metrics
+
+LAST_COMMIT_SECONDS = 2.0
+"""For the commit that runs when everybody has said bye."""
+
+log = structlog.get_logger()
+
+
+def clock() -> int:
+    return time.time_ns() // 1000
+
+
+async def run(settings: HubSettings, stop: asyncio.Event) -> None:
+    """Until `stop` is set. Raises PermanentError when this hub must not go on."""
+    health = Health()
+    serve_metrics(settings.metrics_listen, health)
+    database = Database(open_queue(settings.database_url, clock), health)
+    try:
+        await first_of(database.prepare(), _set(stop))
+        if not stop.is_set():
+            await _serve(settings, database, stop)
+    finally:
+        database.close()
+
+
+async def _serve(settings: HubSettings, database: Database, stop: asyncio.Event) -> None:
+    broker = Broker(database, enrol=settings.enrol, tls=settings.tls is not None)
+    writing = asyncio.create_task(broker.writer.run())
+    await broker.writer.call(nobody_online)
+    server = await serve(settings.listen, settings.tls, broker.handle)
+    log.info("hub is listening", host=settings.listen.host, port=settings.listen.port)
+    try:
+        await first_of(_result(writing), broker.watch(), _set(stop))
+    finally:
+        server.close()
+        await broker.stop()
+        goodbye = asyncio.create_task(broker.writer.call(state.put, state.SEEN, "0"))
+        broker.writer.stop()
+        await asyncio.wait({writing}, timeout=LAST_COMMIT_SECONDS)
+        for task in (writing, goodbye):
+            task.cancel()
+
+
+async def _result(task: asyncio.Task[None]) -> None:
+    """As the task, which goes on when this is cancelled."""
+    await asyncio.wait({task})
+    task.result()
+
+
+async def _set(event: asyncio.Event) -> None:
+    await event.wait()
+
+
+def main() -> int:
+    settings = load_or_exit(HubSettings)
+    configure_logging("hub")
+    return run_service("hub", lambda stop, nudge: run(settings, stop))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,77 @@
+"""Who may connect, and what the hub and the outlet then agree on. Works in the caller's transaction and commits nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import Connection
+
+from services.hub import outlets, state
+from services.hub.chain import MAX_NUMBER, NO_HEAD, Head
+from services.hub.delivering import greet_applier
+from services.hub.storing import greet_capture
+from services.kernel.errors import PermanentError, ProtocolError
+from services.kernel.wire.messages import Hello, Role
+
+
+@dataclass(frozen=True)
+class Admission:
+    hub: str
+    head: Head
+    """For a capture: the last batch stored of its epoch."""
+    outlets: list[outlets.Outlet]
+    paused: bool
+
+
+def check_hello(hello: Hello, certificate_name: str | None, tls: bool) -> None:
+    """Raises ProtocolError `identity` (with TLS an outlet speaks for the name in its certificate only), `message`."""
+    if not 0 <= hello.position <= MAX_NUMBER:
+        raise ProtocolError("message", f"{hello.position} is no position.", "")
+    if tls and certificate_name != hello.outlet:
+        raise ProtocolError(
+            "identity",
+            f"The certificate names {certificate_name!r}, the hello {hello.outlet[:64]!r}.",
+            "Set SUBAK_OUTLET to the name the certificate was made for, or use that outlet's own certificate.",
+        )
+
+
+def admit(connection: Connection, hello: Hello, enrol: bool, now: int) -> Admission:
+    """Marks the outlet online and resumes from what it says; see PROTOCOL.md, 'Resuming'.
+
+    Raises ProtocolError `unknown`, `removed`, `fork`, `gap`.
+    """
+    outlet = next((known for known in outlets.known(connection) if known.name == hello.outlet), None)
+    if outlet is None:
+        if not enrol:
+            raise ProtocolError(
+                "unknown",
+                f"There is no outlet {hello.outlet[:64]!r} at this hub.",
+                "The operator adds it with `subak outlet add`, or starts the hub with SUBAK_HUB_ENROL=open.",
+            )
+        _enrol(connection, hello.outlet, now)
+    elif outlet.removed:
+        raise removed(hello.outlet)
+    head = NO_HEAD
+    if hello.role is Role.CAPTURE:
+        head = greet_capture(connection, hello.outlet, hello.epoch, hello.position, hello.digest)
+    else:
+        greet_applier(connection, hello.outlet, hello.position, now)
+    outlets.set_online(connection, hello.outlet, True, now)
+    return Admission(
+        state.get(connection, state.HUB) or "", head, outlets.known(connection), state.is_paused(connection)
+    )
+
+
+def removed(outlet: str) -> ProtocolError:
+    return ProtocolError(
+        "removed",
+        f"Outlet {outlet} was removed from this hub.",
+        "The operator can add it again with `subak outlet add`.",
+    )
+
+
+def _enrol(connection: Connection, name: str, now: int) -> None:
+    try:
+        outlets.add(connection, name, "", "", now)
+    except PermanentError as error:
+        raise ProtocolError("unknown", error.what, error.todo) from error

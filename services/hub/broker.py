@@ -1,0 +1,191 @@
+"""Who is connected. Admits outlets, tells everybody who comes and goes, wakes who is owed something, watches the operator."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+import sqlalchemy
+import structlog
+
+from services.hub import metrics, outlets, state
+from services.hub.admission import admit, check_hello, removed
+from services.hub.bodies import Bodies
+from services.hub.connection import Connection
+from services.hub.database import Database
+from services.hub.receiving import Receiving
+from services.hub.sending import Sending
+from services.hub.status import status
+from services.hub.storing import Arrival
+from services.hub.writer import Writer
+from services.kernel.errors import ProtocolError
+from services.kernel.link import Channel
+from services.kernel.wire.messages import Hello, OutletInfo, Role, Roster, Welcome
+
+WATCH_SECONDS = 0.5
+"""How soon `subak hub pause`, `outlet add` and `outlet remove`, which write to the database, are noticed here."""
+
+BEATS = 10
+"""Every so many watches the hub leaves a sign of life and counts what waits."""
+
+STOP_SECONDS = 6.0
+"""For what is in flight when the hub stops; the whole stop may take ten."""
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class View:
+    """What the outlets are told of each other, and who is no longer one."""
+
+    roster: tuple[OutletInfo, ...] = ()
+    removed: frozenset[str] = frozenset()
+    paused: bool = False
+
+    @classmethod
+    def of(cls, known: list[outlets.Outlet], paused: bool) -> View:
+        return cls(
+            tuple(outlet.info for outlet in known if not outlet.removed),
+            frozenset(outlet.name for outlet in known if outlet.removed),
+            paused,
+        )
+
+    @property
+    def message(self) -> Roster:
+        return Roster(outlets=list(self.roster), paused=self.paused)
+
+
+class Broker:
+    def __init__(self, database: Database, enrol: bool, tls: bool) -> None:
+        self._database = database
+        self._enrol = enrol
+        self._tls = tls
+        self._bodies = Bodies(database)
+        self._connections: dict[tuple[str, Role], Connection] = {}
+        self._view = View()
+        self._stopping = False
+        self.writer = Writer(database, self._stored)
+
+    async def handle(self, channel: Channel) -> None:
+        """One connection, from its hello to its end. Raises SubakError; a ProtocolError is told to the outlet."""
+        hello = await channel.receive()
+        if not isinstance(hello, Hello):
+            return
+        if self._stopping:
+            raise _stopping()
+        check_hello(hello, channel.certificate_name, self._tls)
+        connection = Connection(channel, hello.outlet, hello.role)
+        await self._replace(connection)
+        try:
+            await self._serve(connection, hello)
+        finally:
+            connection.gone.set()
+            await self._leave(connection)
+
+    async def _serve(self, connection: Connection, hello: Hello) -> None:
+        admission = await self.writer.call(admit, hello, self._enrol, self._database.now)
+        if self._stopping:
+            raise _stopping()
+        connection.paused = admission.paused
+        metrics.CONNECTED.labels(hello.outlet, hello.role.value).set(1)
+        log.info("outlet connected", outlet=hello.outlet, role=hello.role.value, peer=connection.channel.peer)
+        self._show(View.of(admission.outlets, admission.paused))
+        await connection.channel.send(
+            Welcome(
+                hub=admission.hub,
+                position=admission.head.number,
+                digest=admission.head.digest,
+                roster=list(self._view.roster),
+                paused=admission.paused,
+                time=self._database.now,
+            )
+        )
+        connection.tell(self._view.message)
+        if hello.role is Role.CAPTURE:
+            await Receiving(connection, self.writer, admission.head).run()
+        else:
+            await Sending(connection, self.writer, self._database, self._bodies, hello.position).run()
+        await connection.channel.close()
+
+    async def watch(self) -> None:
+        """On and on: notices what the operator did in the database, and counts what waits."""
+        beat = 0
+        while True:
+            if beat == 0:
+                await self.writer.call(state.put, state.SEEN, str(self._database.now))
+                await self._count()
+            beat = (beat + 1) % BEATS
+            self._show(await self._database.read(_view))
+            await asyncio.sleep(WATCH_SECONDS)
+
+    async def stop(self) -> None:
+        """Says bye to everybody once what is in flight is answered; whoever takes longer than STOP_SECONDS is cut off."""
+        self._stopping = True
+        connections = list(self._connections.values())
+        for connection in connections:
+            connection.end(None)
+        if connections:
+            await asyncio.wait(
+                [asyncio.create_task(connection.gone.wait()) for connection in connections], timeout=STOP_SECONDS
+            )
+
+    async def _replace(self, connection: Connection) -> None:
+        """Takes the place of an older connection, once that one has submitted the last to the writer."""
+        key = connection.outlet, connection.role
+        older = self._connections.get(key)
+        self._connections[key] = connection
+        if older is not None:
+            older.end(
+                ProtocolError(
+                    "replaced",
+                    f"Another {connection.role.value} service of {connection.outlet} has connected.",
+                    "Run one such service per outlet.",
+                )
+            )
+            await older.gone.wait()
+
+    async def _leave(self, connection: Connection) -> None:
+        key = connection.outlet, connection.role
+        if self._connections.get(key) is not connection:
+            return
+        del self._connections[key]
+        metrics.CONNECTED.labels(connection.outlet, connection.role.value).set(0)
+        log.info("outlet disconnected", outlet=connection.outlet, role=connection.role.value)
+        online = any(outlet == connection.outlet for outlet, _ in self._connections)
+        await self.writer.call(outlets.set_online, connection.outlet, online, self._database.now)
+
+    def _show(self, view: View) -> None:
+        """Tells everybody what has changed since they were told last."""
+        if view == self._view:
+            return
+        self._view = view
+        metrics.PAUSED.set(view.paused)
+        for connection in self._connections.values():
+            if connection.outlet in view.removed:
+                connection.end(removed(connection.outlet))
+            else:
+                connection.tell(view.message)
+
+    def _stored(self, arrivals: list[Arrival]) -> None:
+        metrics.BATCHES.inc(len(arrivals))
+        metrics.CHANGES.inc(sum(arrival.batch.changes for arrival in arrivals))
+        metrics.STORED_BYTES.inc(sum(arrival.batch.bytes for arrival in arrivals))
+        self._bodies.keep(arrivals)
+        for connection in self._connections.values():
+            if connection.role is Role.APPLIER:
+                connection.stored()
+
+    async def _count(self) -> None:
+        for outlet in await self._database.read(status, self._database.now):
+            metrics.WAITING.labels(outlet.name).set(outlet.waiting)
+            metrics.OLDEST_WAITING.labels(outlet.name).set(outlet.oldest_waiting_seconds)
+            metrics.QUARANTINED.labels(outlet.name).set(outlet.quarantined)
+            metrics.CONFLICTS.labels(outlet.name).set(outlet.conflicts)
+
+
+def _view(connection: sqlalchemy.Connection) -> View:
+    return View.of(outlets.known(connection), state.is_paused(connection))
+
+
+def _stopping() -> ProtocolError:
+    return ProtocolError("stopping", "The hub is stopping.", "Try again: it comes back under the same address.")

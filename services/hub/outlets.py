@@ -1,0 +1,155 @@
+"""The outlets a hub knows: added, removed, online or not, and who takes nothing from whom.
+
+Every function works in the caller's transaction and commits nothing. Times are µs since 1970 UTC.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from sqlalchemy import ColumnElement, Connection, delete, insert, select, update
+
+from services.hub.storing import lock_counter
+from services.kernel.change import GENESIS
+from services.kernel.errors import PermanentError
+from services.kernel.schema import HUB_DELIVERY as DELIVERY
+from services.kernel.schema import HUB_IGNORE as IGNORE
+from services.kernel.schema import HUB_OUTLET as OUTLET
+from services.kernel.wire.messages import OutletInfo
+
+NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
+"""At most 64 characters, the width of the columns; fit for a certificate's name, a label and a file name."""
+
+
+@dataclass(frozen=True)
+class Outlet:
+    name: str
+    company: str
+    place: str
+    online: bool
+    removed: bool
+    seen_at: int | None
+    conflicts: int
+    quarantined: int
+
+    @property
+    def info(self) -> OutletInfo:
+        return OutletInfo(self.name, self.company, self.place, self.online)
+
+
+def known(connection: Connection) -> list[Outlet]:
+    """All outlets by name, the removed ones too."""
+    return [
+        Outlet(
+            name=row.Name,
+            company=row.Company,
+            place=row.Place,
+            online=bool(row.Online),
+            removed=row.RemovedAt is not None,
+            seen_at=row.SeenAt,
+            conflicts=row.Conflicts,
+            quarantined=row.Quarantined,
+        )
+        for row in connection.execute(select(OUTLET).order_by(OUTLET.c.Name))
+    ]
+
+
+def add(connection: Connection, name: str, company: str, place: str, now: int) -> None:
+    """From now on `name` is owed what others store. One that was removed comes back and keeps its batch numbers.
+
+    Raises PermanentError `outlet_name`, `outlet_exists`.
+    """
+    if not NAME.fullmatch(name):
+        raise PermanentError(
+            "outlet_name",
+            f"{name[:80]!r} cannot be an outlet's name.",
+            "Use 1 to 64 letters, digits, dots, underscores and hyphens; a letter or digit first and last.",
+        )
+    lock_counter(connection)
+    row = connection.execute(select(OUTLET).where(OUTLET.c.Name == name)).one_or_none()
+    if row is None:
+        connection.execute(
+            insert(OUTLET).values(
+                Name=name,
+                Company=company,
+                Place=place,
+                AddedAt=now,
+                Epoch="",
+                Number=0,
+                Digest=GENESIS,
+                LastSequence=0,
+                Online=0,
+                Conflicts=0,
+                Quarantined=0,
+            )
+        )
+    elif row.RemovedAt is None:
+        raise PermanentError("outlet_exists", f"There is an outlet {name} already.", "Choose another name.")
+    else:
+        connection.execute(
+            update(OUTLET)
+            .where(OUTLET.c.Name == name)
+            .values(Company=company, Place=place, AddedAt=now, RemovedAt=None, LastSequence=0)
+        )
+
+
+def remove(connection: Connection, name: str, now: int) -> None:
+    """`name` is owed nothing any more. Raises PermanentError `outlet_unknown`."""
+    lock_counter(connection)
+    removed = connection.execute(
+        update(OUTLET).where(OUTLET.c.Name == name, OUTLET.c.RemovedAt.is_(None)).values(RemovedAt=now, Online=0)
+    )
+    if removed.rowcount != 1:
+        raise unknown(name)
+    connection.execute(delete(DELIVERY).where(DELIVERY.c.Outlet == name))
+    connection.execute(delete(IGNORE).where((IGNORE.c.Outlet == name) | (IGNORE.c.Origin == name)))
+
+
+def ignore(connection: Connection, outlet: str, origin: str) -> None:
+    """From now on `outlet` takes nothing from `origin`. Raises PermanentError `outlet_unknown`, `ignore_self`."""
+    if outlet == origin:
+        raise PermanentError("ignore_self", f"{outlet} gets nothing from itself anyway.", "Name two outlets.")
+    _lock_active(connection, outlet, origin)
+    if connection.execute(select(IGNORE).where(*_pair(outlet, origin))).first() is None:
+        connection.execute(insert(IGNORE).values(Outlet=outlet, Origin=origin))
+
+
+def unignore(connection: Connection, outlet: str, origin: str) -> None:
+    """From now on `outlet` takes from `origin` again; what it missed stays missed.
+
+    Raises PermanentError `outlet_unknown`.
+    """
+    _lock_active(connection, outlet, origin)
+    connection.execute(delete(IGNORE).where(*_pair(outlet, origin)))
+
+
+def ignored(connection: Connection) -> list[tuple[str, str]]:
+    """The pairs (outlet, origin): that outlet takes nothing from that origin."""
+    query = select(IGNORE).order_by(IGNORE.c.Outlet, IGNORE.c.Origin)
+    return [(row.Outlet, row.Origin) for row in connection.execute(query)]
+
+
+def set_online(connection: Connection, name: str, online: bool, now: int) -> None:
+    connection.execute(update(OUTLET).where(OUTLET.c.Name == name).values(Online=int(online), SeenAt=now))
+
+
+def nobody_online(connection: Connection) -> None:
+    """At a hub's start."""
+    connection.execute(update(OUTLET).where(OUTLET.c.Online == 1).values(Online=0))
+
+
+def unknown(name: str) -> PermanentError:
+    return PermanentError("outlet_unknown", f"There is no outlet {name}.", "`subak outlet list` shows those there are.")
+
+
+def _pair(outlet: str, origin: str) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    return IGNORE.c.Outlet == outlet, IGNORE.c.Origin == origin
+
+
+def _lock_active(connection: Connection, *names: str) -> None:
+    lock_counter(connection)
+    for name in names:
+        query = select(OUTLET.c.Name).where(OUTLET.c.Name == name, OUTLET.c.RemovedAt.is_(None))
+        if connection.execute(query).first() is None:
+            raise unknown(name)
