@@ -1,0 +1,64 @@
+"""`python -m services.applier`: applies at this outlet what the others changed."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+
+from services.applier.applying import Applier
+from services.applier.receiving import Receiver
+from services.kernel import schema
+from services.kernel.dialects import Purpose, dialect_for
+from services.kernel.errors import SubakError
+from services.kernel.link import keep_linked
+from services.kernel.settings import OutletSettings, load_or_exit
+from services.kernel.telemetry import Health, logger, run_service, serve_metrics
+
+log = logger("applier")
+
+
+def _now() -> int:
+    return time.time_ns() // 1000
+
+
+async def _serve(settings: OutletSettings, stop: asyncio.Event, nudge: asyncio.Event) -> None:
+    health = Health()
+    serve_metrics(settings.metrics_listen, health)
+    dialect = dialect_for(settings.database_url)
+    applier = await asyncio.to_thread(_open, settings)
+    receiver = Receiver(applier, settings.outlet, health)
+
+    async def stopping() -> None:
+        await stop.wait()
+        receiver.stop()
+
+    log.info("started", outlet=settings.outlet, engine=dialect.name, tables=len(applier.catalogue.tables))
+    watcher = asyncio.create_task(stopping())
+    try:
+        await keep_linked(settings, receiver.hello, receiver.run, stop, nudge, health)
+    finally:
+        watcher.cancel()
+
+
+def _open(settings: OutletSettings) -> Applier:
+    dialect = dialect_for(settings.database_url)
+    engine = dialect.engine(settings.database_url, Purpose.WRITE, lock_seconds=10.0)
+    with engine.connect() as connection:
+        schema.prepare(connection, dialect, schema.Side.OUTLET)
+    engine.dispose()
+    applying = dialect.engine(settings.database_url, Purpose.APPLY)
+    return Applier(applying, dialect, settings.outlet, settings.tables, _now)
+
+
+def main() -> int:
+    settings = load_or_exit(OutletSettings)
+    try:
+        return run_service("applier", lambda stop, nudge: _serve(settings, stop, nudge))
+    except SubakError as error:
+        print(f"subak applier: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

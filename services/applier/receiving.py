@@ -1,0 +1,199 @@
+"""Takes deliveries from the hub, applies them one after the other, and says `executed` once they are durable."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import tenacity
+
+from services.applier import metrics, quarantine
+from services.applier.applying import Applier, Outcome
+from services.kernel.change import GENESIS
+from services.kernel.errors import PermanentError, ProtocolError, TransientError
+from services.kernel.failpoint import reach
+from services.kernel.link import Channel
+from services.kernel.telemetry import Health, logger
+from services.kernel.wire.messages import (
+    PROTOCOL_VERSION,
+    Delivery,
+    Executed,
+    Hello,
+    Part,
+    Report,
+    Role,
+    Roster,
+    Welcome,
+)
+
+RETRY_SECONDS = 30.0
+"""How often everything in quarantine is tried again, whatever happened meanwhile: the application may have made room."""
+
+RETRIES_AT_ONCE = 50
+"""Quarantined transactions tried in one go, so that the next delivery never waits long."""
+
+LONGEST_PAUSE = 2.0
+"""Seconds between attempts at most: a lock held for minutes is asked for often enough, and does not fill the log."""
+
+log = logger("applier")
+Result = TypeVar("Result")
+
+
+class Receiver:
+    """One connection after the other, one database. `health` says whether the outlet's database can be reached."""
+
+    def __init__(self, applier: Applier, outlet: str, health: Health) -> None:
+        self._applier = applier
+        self._outlet = outlet
+        self._health = health
+        self._stopped = threading.Event()
+        self._waiting: list[quarantine.Quarantined] = []
+        self._retry_at = 0.0
+        self._told: tuple[int, int] | None = None
+
+    def stop(self) -> None:
+        """No further attempt is begun; the one that runs is finished."""
+        self._stopped.set()
+
+    async def hello(self) -> Hello:
+        sequence, digest = await asyncio.to_thread(self._insist, lambda _: self._applier.position())
+        return Hello(
+            protocol=PROTOCOL_VERSION,
+            role=Role.APPLIER,
+            outlet=self._outlet,
+            epoch="",
+            position=sequence,
+            digest=digest or GENESIS,
+            software="subak",
+        )
+
+    async def run(self, channel: Channel, welcome: Welcome) -> None:
+        """Serves one connection until it ends. Raises what ends it."""
+        del welcome
+        deliveries: asyncio.Queue[tuple[Delivery, bytes] | None] = asyncio.Queue()  # bounded by the hub's window
+        self._told = None
+        async with asyncio.TaskGroup() as group:
+            worker = group.create_task(self._work(channel, deliveries))
+            try:
+                await self._read(channel, deliveries)
+            finally:
+                deliveries.put_nowait(None)
+            await worker
+
+    async def _read(self, channel: Channel, deliveries: asyncio.Queue[tuple[Delivery, bytes] | None]) -> None:
+        while (message := await channel.receive()) is not None:
+            if isinstance(message, Delivery):
+                parts = []
+                for _ in range(message.parts):
+                    part = await channel.receive()
+                    if not isinstance(part, Part):
+                        raise ProtocolError("state", "A part was owed, and something else came.")
+                    parts.append(part.body)
+                await deliveries.put((message, b"".join(parts)))
+            elif isinstance(message, Roster):
+                log.info("roster", outlets=[outlet.name for outlet in message.outlets], paused=message.paused)
+
+    async def _work(self, channel: Channel, deliveries: asyncio.Queue[tuple[Delivery, bytes] | None]) -> None:
+        self._waiting = await asyncio.to_thread(self._insist, lambda _: self._applier.waiting())
+        await self._report(channel)
+        while not self._stopped.is_set():
+            try:
+                async with asyncio.timeout(max(0.0, self._retry_at - time.monotonic())):
+                    item = await deliveries.get()
+            except TimeoutError:
+                self._retry_at = time.monotonic() + RETRY_SECONDS
+                await asyncio.to_thread(self._applier_refreshed)
+                await asyncio.to_thread(self._retry, None)
+                await self._report(channel)
+                continue
+            if item is None:
+                return
+            delivery, body = item
+            outcome = await asyncio.to_thread(self._apply, delivery, body)
+            await channel.send(Executed(delivery.sequence, outcome.conflicts, outcome.quarantined))
+            reach("applier.after_executed_sent")
+            if outcome.quarantined:
+                self._waiting = await asyncio.to_thread(self._insist, lambda _: self._applier.waiting())
+            if self._waiting and await asyncio.to_thread(self._retry, outcome.tables):
+                await self._report(channel)
+
+    def _applier_refreshed(self) -> None:
+        self._insist(lambda _: self._applier.refresh())
+        self._waiting = self._insist(lambda _: self._applier.waiting())
+
+    def _apply(self, delivery: Delivery, body: bytes) -> Outcome:
+        started = time.monotonic()
+        outcome = self._insist(lambda attempt: self._applier.apply(delivery, body, attempt))
+        metrics.applied(delivery, outcome, time.monotonic() - started)
+        for report in outcome.quarantined:
+            log.warning(
+                "quarantined",
+                sequence=delivery.sequence,
+                position=report.position,
+                origin=delivery.origin,
+                code=report.code,
+                todo="`subak quarantine list` shows it; correct the cause, then `subak quarantine retry` or `discard`.",
+            )
+        if outcome.duplicate:
+            log.info("applied before", sequence=delivery.sequence, origin=delivery.origin, number=delivery.number)
+        return outcome
+
+    def _retry(self, tables: frozenset[str] | None) -> bool:
+        """Tries what waits in quarantine and may have become possible. True when something left it."""
+        chosen = [
+            entry
+            for entry in self._waiting
+            if tables is None or quarantine.touches(entry, list(tables), self._applier.catalogue)
+        ]
+        progress = False
+        for entry in chosen[:RETRIES_AT_ONCE]:
+            if self._stopped.is_set():
+                break
+            try:
+                self._insist(lambda attempt, entry=entry: self._applier.retry(entry.id, attempt))
+            except PermanentError:
+                continue
+            log.info("left quarantine", sequence=entry.sequence, position=entry.position, origin=entry.origin)
+            progress = True
+        if progress:
+            self._waiting = self._insist(lambda _: self._applier.waiting())
+        return progress
+
+    async def _report(self, channel: Channel) -> None:
+        totals = await asyncio.to_thread(self._insist, lambda _: self._applier.totals())
+        metrics.totals(*totals)
+        if totals != self._told:
+            await channel.send(Report(*totals))
+            self._told = totals
+
+    def _insist(self, action: Callable[[int], Result]) -> Result:
+        """Runs `action(attempt)` until it does not fail for a reason that may pass, or the service stops."""
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(TransientError),
+            wait=self._pause,
+            stop=tenacity.stop_when_event_set(self._stopped),
+            before_sleep=self._failed,
+            reraise=True,
+        )
+        for attempt in retrying:
+            with attempt:
+                result = action(attempt.retry_state.attempt_number)
+                self._health.ready = True
+        return result
+
+    def _pause(self, state: tenacity.RetryCallState) -> float:
+        return random.uniform(0.005, min(LONGEST_PAUSE, 0.01 * 1.5 ** min(state.attempt_number, 30)))
+
+    def _failed(self, state: tenacity.RetryCallState) -> None:
+        error: Any = state.outcome.exception() if state.outcome else None
+        if isinstance(error, TransientError):
+            metrics.attempts.labels(error.code).inc()
+            if error.code in ("connection", "disk_full"):
+                self._health.ready = False
+                self._health.detail = error.what
+            if state.attempt_number in (10, 100) or state.attempt_number % 1000 == 0:
+                log.warning("trying again", attempt=state.attempt_number, code=error.code, what=error.what)
