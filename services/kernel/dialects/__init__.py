@@ -94,15 +94,17 @@ class Dialect(Protocol):
 
 def dialect_for(url: str | URL) -> Dialect:
     """Raises PermanentError `engine` for an engine that is not supported."""
-    from services.kernel.dialects.mysql import MYSQL
-    from services.kernel.dialects.sqlite import SQLITE
-
     backend = make_url(url).get_backend_name()
-    dialects: dict[str, Dialect] = {"mysql": MYSQL, "mariadb": MYSQL, "sqlite": SQLITE}
-    if backend not in dialects:
-        raise PermanentError(
-            "engine",
-            f"{backend} is not an engine that Subak knows.",
-            "Use a URL that starts with mysql+pymysql://, mariadb+pymysql:// or sqlite:///.",
-        )
-    return dialects[backend]
+    if backend == "sqlite":
+        from services.kernel.dialects.sqlite import SQLITE
+
+        return SQLITE
+    if backend in ("mysql", "mariadb"):
+        from services.kernel.dialects.mysql import MYSQL
+
+        return MYSQL
+    raise PermanentError(
+        "engine",
+        f"{backend} is not an engine that Subak knows.",
+        "Use a URL that starts with mysql+pymysql://, mariadb+pymysql:// or sqlite:///.",
+    )

@@ -146,10 +146,14 @@ CREATE TABLE IF NOT EXISTS subak_mark (
     Applier INTEGER PRIMARY KEY
 );
 
--- Used by the triggers of one INSERT OR REPLACE / UPDATE OR REPLACE: rows that it may delete without firing a DELETE trigger.
+-- Notes of the triggers, for one INSERT OR REPLACE / UPDATE OR REPLACE: the rows that it may delete without firing a DELETE
+-- trigger. Cause: the unique value that collides; KeyValues: the row's key as a JSON array, to look whether the row is still there.
+-- Between two statements the notes mean nothing and may be deleted.
 CREATE TABLE IF NOT EXISTS subak_replaced (
     TableName TEXT NOT NULL,
+    Cause TEXT NOT NULL,
     RowKey TEXT NOT NULL,
+    KeyValues TEXT NOT NULL,
     Image TEXT NOT NULL,
-    PRIMARY KEY (TableName, RowKey)
+    PRIMARY KEY (TableName, Cause)
 ) WITHOUT ROWID;

@@ -1,0 +1,39 @@
+"""Canonical values as Python's sqlite3 wants them. SQLite changes silently what does not fit a column: that is refused here."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+from services.kernel.catalogue import Column, Kind
+from services.kernel.errors import PermanentError
+from services.kernel.values import Value
+
+MAX_INTEGER = 2**63 - 1
+MAX_DECIMAL_DIGITS = 15
+"""What a double, in which SQLite keeps a decimal, gives back digit by digit."""
+
+
+def has_text_affinity(declared: str) -> bool:
+    """https://sqlite.org/datatype3.html#determination_of_column_affinity"""
+    name = declared.upper()
+    return "INT" not in name and any(word in name for word in ("CHAR", "CLOB", "TEXT"))
+
+
+def bind(column: Column, value: Value) -> Value:
+    if isinstance(value, bool):
+        return int(value)
+    if isinstance(value, int) and not -MAX_INTEGER - 1 <= value <= MAX_INTEGER:
+        raise _refused(column, "is beyond 63 bits and a sign, all that SQLite's integers have")
+    if column.kind is Kind.DECIMAL and isinstance(value, str) and not has_text_affinity(column.declared):
+        digits = len(Decimal(value).normalize().as_tuple().digits)
+        if digits > MAX_DECIMAL_DIGITS:
+            raise _refused(column, f"has {digits} digits; SQLite keeps {MAX_DECIMAL_DIGITS} in a number")
+    return value
+
+
+def _refused(column: Column, why: str) -> PermanentError:
+    return PermanentError(
+        "value",
+        f"A value for column {column.name} ({column.declared}) {why}.",
+        "Declare the column with a type that holds it (a long decimal as DECIMAL_TEXT), then retry.",
+    )
