@@ -14,6 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -220,6 +221,19 @@ class Network:
             # One that has only just started does not listen to signals yet.
             if process.alive and process.running is not None and process.healthy() and not process.ready():
                 process.running.send_signal(signal.SIGHUP)
+
+    @contextmanager
+    def apart(self, limit: float = 60.0) -> Iterator[None]:
+        """Inside the block no outlet learns of another's changes: the appliers, at rest, are held by SIGSTOP."""
+        self.settle(limit)
+        appliers = [p.running for name, p in self.processes.items() if name.startswith("applier.") and p.running]
+        for applier in appliers:
+            applier.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for applier in appliers:
+                applier.send_signal(signal.SIGCONT)
 
     def dead(self) -> list[str]:
         """Processes that were started and have ended by themselves or by a failpoint."""
