@@ -1,22 +1,19 @@
 """What the operator does at the hub's database: the running hub, if there is one, notices within a second.
 
-Each function is one transaction on an engine that `connect` gave. Raises TransientError or PermanentError.
+Each function is one transaction on an engine for that database: of `Purpose.WRITE` where something is changed. Errors of the
+driver are the caller's to classify. Times are µs since 1970 UTC.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 
-from sqlalchemy import Connection
-from sqlalchemy.engine import URL
+from sqlalchemy import Connection, Engine
 
 from services.hub import outlets, state
 from services.hub.outlets import Outlet
 from services.hub.querylog import LogRow, log_rows
-from services.hub.queue import Queue, open_queue
 from services.hub.status import OutletStatus
 from services.hub.status import status as read_status
 
@@ -32,65 +29,71 @@ class HubState(StrEnum):
     """It did not say that it stops, and has given no sign of life: look at its log."""
 
 
-class Administration:
-    def __init__(self, queue: Queue) -> None:
-        self._queue = queue
-
-    def add_outlet(self, name: str, company: str = "", place: str = "") -> None:
-        """Raises PermanentError `outlet_name`, `outlet_exists`."""
-        self._queue.write(outlets.add, name, company, place, self._queue.now)
-
-    def remove_outlet(self, name: str) -> None:
-        """Raises PermanentError `outlet_unknown`."""
-        self._queue.write(outlets.remove, name, self._queue.now)
-
-    def list_outlets(self) -> list[Outlet]:
-        """By name, without the removed ones."""
-        return [outlet for outlet in self._queue.read(outlets.known) if not outlet.removed]
-
-    def ignore(self, outlet: str, origin: str) -> None:
-        """`outlet` takes nothing from `origin`: it will not have the same rows. Raises PermanentError `outlet_unknown`."""
-        self._queue.write(outlets.ignore, outlet, origin)
-
-    def unignore(self, outlet: str, origin: str) -> None:
-        """What it missed meanwhile stays missed. Raises PermanentError `outlet_unknown`."""
-        self._queue.write(outlets.unignore, outlet, origin)
-
-    def ignored(self) -> list[tuple[str, str]]:
-        """Pairs (outlet, origin)."""
-        return self._queue.read(outlets.ignored)
-
-    def pause(self) -> None:
-        """Batches are stored, and delivered to nobody, until `resume`."""
-        self._queue.write(state.set_paused, True)
-
-    def resume(self) -> None:
-        self._queue.write(state.set_paused, False)
-
-    def hub_state(self) -> HubState:
-        return self._queue.read(_hub_state, self._queue.now)
-
-    def status(self) -> list[OutletStatus]:
-        """By name, without the removed ones."""
-        return self._queue.read(read_status, self._queue.now)
-
-    def log(self, limit: int = 50, after: int | None = None) -> list[LogRow]:
-        """The last `limit` batches, or the first `limit` whose sequence is greater than `after`; oldest first.
-
-        One row per outlet that each batch is owed to.
-        """
-        return self._queue.read(log_rows, limit, after)
+def add(engine: Engine, name: str, company: str = "", place: str = "") -> None:
+    """From now on `name` is owed what others store. Raises PermanentError `outlet_name`, `outlet_exists`."""
+    with engine.begin() as connection:
+        outlets.add(connection, name, company, place, _now())
 
 
-@contextmanager
-def administration(database_url: URL) -> Iterator[Administration]:
-    """With the tables created or upgraded. Raises PermanentError `newer_schema`, `engine`; TransientError `connection`."""
-    queue = open_queue(database_url, lambda: time.time_ns() // 1000)
-    try:
-        queue.prepare()
-        yield Administration(queue)
-    finally:
-        queue.close()
+def remove(engine: Engine, name: str) -> None:
+    """`name` is owed nothing any more, and may not connect. Raises PermanentError `outlet_unknown`."""
+    with engine.begin() as connection:
+        outlets.remove(connection, name, _now())
+
+
+def listed(engine: Engine) -> list[Outlet]:
+    """By name, without the removed ones."""
+    with engine.connect() as connection:
+        return [outlet for outlet in outlets.known(connection) if not outlet.removed]
+
+
+def ignore(engine: Engine, outlet: str, origin: str) -> None:
+    """`outlet` takes nothing from `origin`: their rows will differ. Raises PermanentError `outlet_unknown`, `ignore_self`."""
+    with engine.begin() as connection:
+        outlets.ignore(connection, outlet, origin)
+
+
+def unignore(engine: Engine, outlet: str, origin: str) -> None:
+    """What it missed meanwhile stays missed. Raises PermanentError `outlet_unknown`."""
+    with engine.begin() as connection:
+        outlets.unignore(connection, outlet, origin)
+
+
+def ignored(engine: Engine) -> list[tuple[str, str]]:
+    """Pairs (outlet, origin)."""
+    with engine.connect() as connection:
+        return outlets.ignored(connection)
+
+
+def pause(engine: Engine) -> None:
+    """Batches are stored, and delivered to nobody, until `resume`."""
+    with engine.begin() as connection:
+        state.set_paused(connection, True)
+
+
+def resume(engine: Engine) -> None:
+    with engine.begin() as connection:
+        state.set_paused(connection, False)
+
+
+def hub_state(engine: Engine) -> HubState:
+    with engine.connect() as connection:
+        return _hub_state(connection, _now())
+
+
+def status(engine: Engine) -> list[OutletStatus]:
+    """How far each outlet is; by name, without the removed ones."""
+    with engine.connect() as connection:
+        return read_status(connection, _now())
+
+
+def log(engine: Engine, limit: int = 50, after: int | None = None) -> list[LogRow]:
+    """The last `limit` batches, or the first `limit` whose sequence is greater than `after`; oldest first.
+
+    One row per outlet that a batch is owed to; one row with no outlet when it is owed to nobody.
+    """
+    with engine.connect() as connection:
+        return log_rows(connection, limit, after)
 
 
 def _hub_state(connection: Connection, now: int) -> HubState:
@@ -100,3 +103,7 @@ def _hub_state(connection: Connection, now: int) -> HubState:
     if now - seen > ALIVE_SECONDS * 1e6:
         return HubState.FAILED
     return HubState.PAUSED if state.is_paused(connection) else HubState.RUNNING
+
+
+def _now() -> int:
+    return time.time_ns() // 1000

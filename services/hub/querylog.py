@@ -51,7 +51,7 @@ class LogRow:
 
 
 def log_rows(connection: Connection, limit: int, after: int | None) -> list[LogRow]:
-    """See `Administration.log`. Works in the caller's transaction and changes nothing."""
+    """See `administration.log`. Works in the caller's transaction and changes nothing."""
     query = select(BATCH).limit(limit)
     if after is None:
         batches = list(reversed(connection.execute(query.order_by(BATCH.c.Sequence.desc())).all()))

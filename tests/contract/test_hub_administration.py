@@ -1,0 +1,94 @@
+"""What the operator's commands do at the hub's database, and what they read there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from sqlalchemy import Engine
+from sqlalchemy.engine import URL
+
+from services.hub import administration, state
+from services.hub.administration import HubState
+from services.hub.delivering import Ack
+from services.hub.querylog import LogStatus
+from services.hub.queue import Group, Queue, open_queue
+from services.hub.storing import Arrival
+from services.kernel.change import GENESIS, NEVER, BatchId, Change, Op, Stamp, Transaction, digest, encode_body
+from services.kernel.dialects import Purpose, dialect_for
+from services.kernel.errors import PermanentError
+from services.kernel.wire.messages import Batch, Executed, QuarantineReport
+
+NOW = 1_700_000_000_000_000
+
+
+@pytest.fixture
+def queue(database_url: URL) -> Iterator[Queue]:
+    queue = open_queue(database_url, lambda: NOW)
+    queue.prepare()
+    yield queue
+    queue.close()
+
+
+@pytest.fixture
+def engine(queue: Queue, database_url: URL) -> Iterator[Engine]:
+    engine = dialect_for(database_url).engine(database_url, Purpose.WRITE)
+    yield engine
+    engine.dispose()
+
+
+def store(queue: Queue, origin: str, changes: int) -> None:
+    stamp = Stamp(NOW, origin)
+    rows = tuple(Change("product", Op.INSERT, f"[{key}]", None, '{"secret":1}', stamp, NEVER) for key in range(changes))
+    body = encode_body((Transaction("7", rows),))
+    own = digest(BatchId(origin, "e1", 1), GENESIS, body)
+    queue.commit(Group(arrivals=[Arrival(origin, Batch("e1", 1, GENESIS, own, changes, 1, len(body), 1), body)]))
+
+
+def test_outlets_come_and_go(engine: Engine) -> None:
+    administration.add(engine, "amed", "Sawah", "Amed 🌾")
+    administration.add(engine, "bedugul")
+    with pytest.raises(PermanentError):
+        administration.add(engine, "amed")
+    administration.ignore(engine, "amed", "bedugul")
+    assert administration.ignored(engine) == [("amed", "bedugul")]
+    administration.unignore(engine, "amed", "bedugul")
+    administration.remove(engine, "bedugul")
+    (amed,) = administration.listed(engine)
+    assert (amed.name, amed.company, amed.place, amed.online) == ("amed", "Sawah", "Amed 🌾", False)
+
+
+def test_the_hub_says_how_it_is(engine: Engine, queue: Queue) -> None:
+    assert administration.hub_state(engine) is HubState.STOPPED
+    queue.write(state.put, state.SEEN, str(NOW))
+    assert administration.hub_state(engine) is HubState.FAILED
+    queue.write(state.put, state.SEEN, str(2**62))
+    assert administration.hub_state(engine) is HubState.RUNNING
+    administration.pause(engine)
+    assert administration.hub_state(engine) is HubState.PAUSED
+    administration.resume(engine)
+    assert administration.hub_state(engine) is HubState.RUNNING
+
+
+def test_the_query_log_tells_what_went_where(engine: Engine, queue: Queue) -> None:
+    administration.add(engine, "amed")
+    store(queue, "amed", 1)
+    administration.add(engine, "bedugul")
+    administration.add(engine, "candi")
+    store(queue, "bedugul", 5)
+    reports = [QuarantineReport(0, "check", "price")]
+    queue.commit(Group(acks=[Ack("candi", Executed(2, quarantined=reports))]))
+    rows = administration.log(engine)
+    assert [(row.sequence, row.origin, row.outlet, row.changes, row.status) for row in rows] == [
+        (1, "amed", None, 1, LogStatus.STORED),
+        (2, "bedugul", "amed", 5, LogStatus.WAITING),
+        (2, "bedugul", "candi", 5, LogStatus.QUARANTINED),
+    ]
+    assert rows[0].message == "insert into product [0]"
+    assert rows[1].message == "insert into product [0]; insert into product [1]; insert into product [2]; 2 more"
+    assert {row.sequence for row in administration.log(engine, after=1)} == {2}
+    assert {row.sequence for row in administration.log(engine, limit=1)} == {2}
+    assert administration.log(engine, after=2) == []
+    amed, bedugul, candi = administration.status(engine)
+    assert (amed.waiting, bedugul.waiting, candi.waiting, candi.quarantined) == (1, 0, 0, 1)
+    assert amed.oldest_waiting_seconds > 0
