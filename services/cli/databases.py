@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from sqlalchemy import Connection, Engine, inspect, make_url, select
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
+from services.hub.queue import Queue
 from services.kernel.dialects import Dialect, Purpose, dialect_for
 from services.kernel.errors import PermanentError
 from services.kernel.schema import STATE
@@ -20,18 +22,18 @@ HUB_VARIABLE = "SUBAK_HUB_DATABASE_URL"
 OUTLET_VARIABLE = "SUBAK_DATABASE_URL"
 
 
-def parsed(url: str) -> URL:
+def parsed(text: str) -> URL:
     """Raises PermanentError `url` or `engine`."""
     try:
-        parsed = make_url(url)
-        dialect_for(parsed)
+        url: URL = make_url(text)
+        dialect_for(url)
     except (ArgumentError, NoSuchModuleError) as error:
         raise PermanentError(
             "url",
-            f"{url!r} is not a database URL.",
+            f"{text!r} is not a database URL.",
             "Write it as mysql+pymysql://user:password@host:3306/database or sqlite:////path/to/file.db.",
         ) from error
-    return parsed
+    return url
 
 
 def shown(url: URL) -> str:
@@ -80,6 +82,34 @@ def opened(url: URL, purpose: Purpose = Purpose.READ) -> Iterator[tuple[Engine, 
 
 
 @contextmanager
+def hub_to_change(url: URL) -> Iterator[Engine]:
+    """A hub's database, its tables created where missing: outlets may be added before the hub first runs."""
+    dialect = dialect_for(url)
+    engine = dialect.engine(url, Purpose.WRITE)
+    try:
+        Queue(dialect, engine, engine, now).prepare()
+        yield engine
+    except DBAPIError as error:
+        raise dialect.classify(error) from error
+    finally:
+        engine.dispose()
+
+
+@contextmanager
+def hub_to_read(url: URL) -> Iterator[Engine]:
+    """Raises PermanentError `not_prepared` when it is no hub's database."""
+    with opened(url) as (engine, _):
+        with engine.connect() as connection:
+            require_prepared(connection, url)
+        yield engine
+
+
+def now() -> int:
+    """µs since 1970 UTC."""
+    return time.time_ns() // 1000
+
+
+@contextmanager
 def connected(url: URL, purpose: Purpose = Purpose.READ) -> Iterator[tuple[Connection, Dialect]]:
     """One connection, in one transaction that is not committed unless the command does."""
     with opened(url, purpose) as (engine, dialect), engine.connect() as connection:
@@ -100,3 +130,14 @@ def state(connection: Connection, name: str) -> str | None:
     """A fact that Subak keeps about this database."""
     value = connection.scalar(select(STATE.c.Value).where(STATE.c.Name == name))
     return None if value is None else str(value)
+
+
+def outlet_name(engine: Engine, settings: OutletDatabaseSettings) -> str:
+    """SUBAK_OUTLET, or the name that the triggers here were made with. Raises PermanentError `setting`."""
+    if settings.outlet:
+        return settings.outlet
+    with engine.connect() as connection:
+        known = state(connection, "outlet") if inspect(connection).has_table(STATE.name) else None
+    if known is None:
+        raise PermanentError("setting", "The outlet has no name yet.", "Set SUBAK_OUTLET to it.")
+    return known

@@ -4,45 +4,49 @@ from __future__ import annotations
 
 import os
 import socket
-import time
 from typing import Annotated, Any
 
 import typer
 from rich.text import Text
-from sqlalchemy import Connection, and_, func, select
+from sqlalchemy import Connection, Engine, and_, func, select
 
 from services.cli.console import console, grid, instant, print_json
-from services.cli.databases import concerns_hub, connected, hub_url, outlet_settings, require_prepared, state
-from services.kernel.schema import BATCH, CLOUD_QUERY, CONFLICT, HUB_BATCH, HUB_DELIVERY, HUB_OUTLET, LEDGER, QUARANTINE
+from services.cli.databases import (
+    concerns_hub,
+    connected,
+    hub_to_read,
+    hub_url,
+    now,
+    outlet_settings,
+    require_prepared,
+    state,
+)
+from services.hub import administration
+from services.hub.administration import HubState
+from services.kernel.schema import BATCH, CLOUD_QUERY, CONFLICT, LEDGER, QUARANTINE
 
 ANSWER_SECONDS = 2.0
 """A hub that does not take a connection by then has failed."""
 
-_STYLES = {"running": "bold green", "paused": "bold yellow", "failed": "bold red"}
+_STYLES = {"running": "bold green", "paused": "bold yellow", "stopped": "bold red", "failed": "bold red"}
 
 
 def command(as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False) -> None:
     """What waits, since when, and what is quarantined.
 
-    The hub's view with SUBAK_HUB_DATABASE_URL (and SUBAK_HUB_LISTEN, to see whether it answers); an outlet's own view with
-    SUBAK_DATABASE_URL.
+    The hub's view with SUBAK_HUB_DATABASE_URL (and SUBAK_HUB_LISTEN, to see whether it answers); an outlet's own view
+    with SUBAK_DATABASE_URL.
     """
     if concerns_hub():
-        url = hub_url()
-        with connected(url) as (connection, _):
-            require_prepared(connection, url)
-            document = hub_status(connection, _answers(os.environ.get("SUBAK_HUB_LISTEN", "")), _now())
+        with hub_to_read(hub_url()) as engine:
+            document = hub_status(engine, _answers(os.environ.get("SUBAK_HUB_LISTEN", "")))
         print_json(document) if as_json else _render_hub(document)
     else:
         url = outlet_settings().database_url
         with connected(url) as (connection, _):
             require_prepared(connection, url)
-            document = outlet_status(connection, _now())
+            document = outlet_status(connection, now())
         print_json(document) if as_json else _render_outlet(document)
-
-
-def _now() -> int:
-    return time.time_ns() // 1000
 
 
 def _answers(listen: str) -> bool | None:
@@ -62,42 +66,26 @@ def _reachable(host: str) -> str:
     return {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
 
 
-def hub_status(connection: Connection, answers: bool | None, now: int) -> dict[str, Any]:
-    """The hub's view: `hub` is running, paused or failed; one entry per outlet. Ages in seconds."""
-    waiting = {
-        row.Outlet: row
-        for row in connection.execute(
-            select(
-                HUB_DELIVERY.c.Outlet,
-                func.count().label("Waiting"),
-                func.min(HUB_BATCH.c.StoredAt).label("Oldest"),
-                func.sum(HUB_BATCH.c.Changes).label("Changes"),
-            )
-            .join(HUB_BATCH, HUB_BATCH.c.Sequence == HUB_DELIVERY.c.Sequence)
-            .where(HUB_DELIVERY.c.ExportFlag == 0)
-            .group_by(HUB_DELIVERY.c.Outlet)
-        )
-    }
+def hub_status(engine: Engine, answers: bool | None) -> dict[str, Any]:
+    """The hub's view: `hub` is running, paused, stopped or failed; one entry per outlet. Ages in seconds."""
+    state = administration.hub_state(engine)
+    if answers is False and state is not HubState.STOPPED:
+        state = HubState.FAILED
     outlets = [
         {
-            "outlet": row.Name,
-            "company": row.Company,
-            "place": row.Place,
-            "online": bool(row.Online) and answers is not False,
-            "seen": instant(row.SeenAt),
-            "waiting": int(waiting[row.Name].Waiting) if row.Name in waiting else 0,
-            "changes_waiting": int(waiting[row.Name].Changes) if row.Name in waiting else 0,
-            "oldest_seconds": round((now - waiting[row.Name].Oldest) / 1e6, 1) if row.Name in waiting else 0.0,
-            "quarantined": row.Quarantined,
-            "conflicts": row.Conflicts,
+            "outlet": it.name,
+            "company": it.company,
+            "place": it.place,
+            "online": it.online and state in (HubState.RUNNING, HubState.PAUSED),
+            "seen": instant(it.seen_at),
+            "waiting": it.waiting,
+            "oldest_seconds": round(it.oldest_waiting_seconds, 1),
+            "quarantined": it.quarantined,
+            "conflicts": it.conflicts,
         }
-        for row in connection.execute(
-            select(HUB_OUTLET).where(HUB_OUTLET.c.RemovedAt.is_(None)).order_by(HUB_OUTLET.c.Name)
-        )
+        for it in administration.status(engine)
     ]
-    paused = state(connection, "paused") == "1"
-    running = "failed" if answers is False else "paused" if paused else "running"
-    return {"hub": running, "checked": answers is not None, "outlets": outlets}
+    return {"hub": state.value, "outlets": outlets}
 
 
 def outlet_status(connection: Connection, now: int) -> dict[str, Any]:
@@ -128,9 +116,8 @@ def outlet_status(connection: Connection, now: int) -> dict[str, Any]:
 
 def _render_hub(document: dict[str, Any]) -> None:
     hub = document["hub"]
-    doubt = "" if document["checked"] else "  (set SUBAK_HUB_LISTEN to have it asked)"
-    console.print(Text.assemble("hub: ", (hub, _STYLES[hub]), (doubt, "dim")))
-    numbers = ["deliveries waiting", "changes", "oldest", "quarantined", "conflicts"]
+    console.print(Text.assemble("hub: ", (hub, _STYLES[hub])))
+    numbers = ["deliveries waiting", "oldest", "quarantined", "conflicts"]
     rows = [
         [
             it["outlet"],
@@ -138,7 +125,6 @@ def _render_hub(document: dict[str, Any]) -> None:
             it["place"],
             "online" if it["online"] else "offline",
             str(it["waiting"]),
-            str(it["changes_waiting"]),
             f"{it['oldest_seconds']} s" if it["waiting"] else "-",
             str(it["quarantined"]),
             str(it["conflicts"]),

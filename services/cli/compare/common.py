@@ -36,7 +36,7 @@ DIGEST_BYTES = 16
 
 @dataclass(frozen=True)
 class Common:
-    """`table` has the columns in the kinds to compare in; `digits` says how many of a second's fraction all can hold."""
+    """`table` has the columns in the kinds to compare in; `digits` those of a second's fraction that all can hold."""
 
     table: Table
     digits: dict[str, int]

@@ -1,8 +1,8 @@
 """Comparing every synchronised table of several databases.
 
 A table is streamed once from each database, adding up its rows' digests in constant memory: equal sums and counts are
-equal tables. Only a table that differs is streamed again, its keys and digests into a temporary file, to find which rows
-differ; and once more for the rows to be shown. All passes over a database happen in one snapshot of it.
+equal tables. Only a table that differs is streamed again, its keys and digests into a temporary file, to find which
+rows differ; and once more for the rows to be shown. All passes over a database happen in one snapshot of it.
 """
 
 from __future__ import annotations

@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from typing import Annotated, Protocol
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Annotated
 
 import typer
 from rich.text import Text
-from sqlalchemy import Connection
 
 from services.cli.console import console, moment, print_json, print_json_line
-from services.cli.databases import concerns_hub, hub_url, opened, outlet_settings, require_prepared, state
+from services.cli.databases import (
+    concerns_hub,
+    hub_to_read,
+    hub_url,
+    opened,
+    outlet_name,
+    outlet_settings,
+    require_prepared,
+)
 from services.cli.querylog.entry import Entry
 from services.cli.querylog.hub import HubLog
 from services.cli.querylog.outlet import OutletLog
-from services.kernel.dialects import Dialect
 
 FOLLOW_SECONDS = 0.5
 WAY_WIDTH = 12
 
-_STYLES = {"executed": "green", "sent": "green", "waiting": "yellow", "sending": "yellow"}
-
-
-class _Log(Protocol):
-    def latest(self, connection: Connection, limit: int) -> list[Entry]: ...
-    def following(self, connection: Connection) -> list[Entry]: ...
+_STYLES = {"executed": "green", "sent": "green", "stored": "green", "waiting": "yellow", "sending": "yellow"}
 
 
 def command(
@@ -38,27 +40,31 @@ def command(
     At an outlet (SUBAK_DATABASE_URL) with each statement as it ran there; at the hub (SUBAK_HUB_DATABASE_URL) with the
     outlet it went to and the change in words.
     """
-    hub = concerns_hub()
-    url = hub_url() if hub else outlet_settings().database_url
-    with opened(url) as (engine, dialect):
-        with engine.connect() as connection:
-            require_prepared(connection, url)
-            log: _Log = HubLog() if hub else _outlet_log(connection, dialect)
-            entries = log.latest(connection, limit)
+    with _hub_log() if concerns_hub() else _outlet_log() as log:
+        entries = log.latest(limit)
         if as_json and not follow:
             print_json([entry.document() for entry in entries])
             return
         _print(entries, as_json)
         while follow:
             time.sleep(FOLLOW_SECONDS)
-            with engine.connect() as connection:
-                _print(log.following(connection), as_json)
+            _print(log.following(), as_json)
 
 
-def _outlet_log(connection: Connection, dialect: Dialect) -> OutletLog:
+@contextmanager
+def _hub_log() -> Iterator[HubLog]:
+    with hub_to_read(hub_url()) as engine:
+        yield HubLog(engine)
+
+
+@contextmanager
+def _outlet_log() -> Iterator[OutletLog]:
     settings = outlet_settings()
-    catalogue = dialect.catalogue(connection, settings.tables)
-    return OutletLog(dialect, catalogue, state(connection, "outlet") or settings.outlet or "here")
+    with opened(settings.database_url) as (engine, dialect):
+        with engine.connect() as connection:
+            require_prepared(connection, settings.database_url)
+            catalogue = dialect.catalogue(connection, settings.tables)
+        yield OutletLog(engine, dialect, catalogue, outlet_name(engine, settings))
 
 
 def _print(entries: Sequence[Entry], as_json: bool) -> None:

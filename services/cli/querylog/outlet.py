@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import islice
 
-from sqlalchemy import Connection, Row, Select, select
+from sqlalchemy import Connection, Engine, Row, Select, select
 
+from services.applier.quarantine import body
 from services.cli.querylog.entry import Entry
 from services.cli.querylog.statement import statements
 from services.kernel.catalogue import Catalogue
 from services.kernel.change import Change, Op, Stamp, Transaction, decode_body
 from services.kernel.dialects import Dialect
-from services.kernel.schema import CLOUD_QUERY, CONFLICT, LEDGER, LEDGER_PART, QUARANTINE
+from services.kernel.schema import CLOUD_QUERY, CONFLICT, LEDGER, QUARANTINE
 
 LATE_ROWS = 2000
 """`CloudQuery.Id` is not the order of commits: when following, this many ids below the greatest are looked at again."""
@@ -24,39 +24,41 @@ Conflicts = dict[tuple[str, str, Stamp], tuple[str, str]]
 class OutletLog:
     """Remembers how far it has read, so that `following` gives each entry once."""
 
-    def __init__(self, dialect: Dialect, catalogue: Catalogue, outlet: str) -> None:
+    def __init__(self, engine: Engine, dialect: Dialect, catalogue: Catalogue, outlet: str) -> None:
+        self._engine = engine
         self._dialect = dialect
         self._catalogue = catalogue
         self._outlet = outlet
         self._sequence = 0
         self._seen: set[int] = set()
 
-    def latest(self, connection: Connection, limit: int) -> list[Entry]:
+    def latest(self, limit: int) -> list[Entry]:
         """The newest entries, the newest last."""
         applied: list[Entry] = []
-        for row in connection.execute(select(LEDGER).order_by(LEDGER.c.Sequence.desc()).limit(limit)).all():
-            self._sequence = max(self._sequence, row.Sequence)
-            applied[:0] = self._applied(connection, row)
-            if len(applied) >= limit:
-                break
-        own = self._own(connection, select(CLOUD_QUERY).order_by(CLOUD_QUERY.c.Id.desc()).limit(limit))
+        with self._engine.connect() as connection:
+            for row in connection.execute(select(LEDGER).order_by(LEDGER.c.Sequence.desc()).limit(limit)).all():
+                self._sequence = max(self._sequence, row.Sequence)
+                applied[:0] = self._applied(connection, row)
+                if len(applied) >= limit:
+                    break
+            own = self._own(connection, select(CLOUD_QUERY).order_by(CLOUD_QUERY.c.Id.desc()).limit(limit))
         return sorted(applied + own, key=lambda entry: entry.at)[-limit:]
 
-    def following(self, connection: Connection) -> list[Entry]:
+    def following(self) -> list[Entry]:
         """What came since the last call."""
         applied: list[Entry] = []
-        for row in connection.execute(
-            select(LEDGER).where(LEDGER.c.Sequence > self._sequence).order_by(LEDGER.c.Sequence)
-        ).all():
-            self._sequence = row.Sequence
-            applied += self._applied(connection, row)
+        newer = select(LEDGER).where(LEDGER.c.Sequence > self._sequence).order_by(LEDGER.c.Sequence)
         floor = max(self._seen, default=0) - LATE_ROWS
         self._seen = {number for number in self._seen if number > floor}
-        own = self._own(connection, select(CLOUD_QUERY).where(CLOUD_QUERY.c.Id > floor).order_by(CLOUD_QUERY.c.Id))
+        with self._engine.connect() as connection:
+            for row in connection.execute(newer).all():
+                self._sequence = row.Sequence
+                applied += self._applied(connection, row)
+            own = self._own(connection, select(CLOUD_QUERY).where(CLOUD_QUERY.c.Id > floor))
         return sorted(applied + own, key=lambda entry: entry.at)
 
     def _applied(self, connection: Connection, row: Row[tuple[object, ...]]) -> Iterator[Entry]:
-        transactions = decode_body(_body(connection, row.Sequence))
+        transactions = decode_body(body(connection, row.Sequence))
         conflicts = _conflicts(connection, row.Sequence)
         quarantined = {
             found.Position: found
@@ -78,18 +80,6 @@ class OutletLog:
             Entry(change.stamp.time, sql, status[change], self._outlet)
             for change, sql in statements(transaction, self._catalogue, self._dialect)
         ]
-
-
-def _body(connection: Connection, sequence: int) -> bytes:
-    parts = connection.scalars(
-        select(LEDGER_PART.c.Body).where(LEDGER_PART.c.Sequence == sequence).order_by(LEDGER_PART.c.Part)
-    )
-    return b"".join(parts)
-
-
-def transaction_at(connection: Connection, sequence: int, position: int) -> Transaction:
-    """One transaction of a batch that the ledger holds."""
-    return next(islice(decode_body(_body(connection, sequence)), position, None))
 
 
 def _conflicts(connection: Connection, sequence: int) -> Conflicts:

@@ -1,4 +1,4 @@
-"""A change as the statement that executes it, in an outlet's own dialect. For showing only: what runs has its values bound."""
+"""A change as the statement that executes it, in the outlet's dialect. For showing: what runs has its values bound."""
 
 from __future__ import annotations
 

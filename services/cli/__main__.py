@@ -1,0 +1,58 @@
+"""The command `subak`: every subcommand in one place."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from services.cli import outlets, quarantine, running, status, triggers
+from services.cli.about import command as about
+from services.cli.compare.command import command as compare
+from services.cli.console import explain
+from services.cli.demo.command import command as demo
+from services.cli.doctor.command import command as doctor
+from services.cli.querylog.command import command as log
+from services.kernel.errors import SubakError
+
+FAILED = 2
+"""Exit code when a command could not do what it was asked to; the reason stands on standard error."""
+
+app = typer.Typer(
+    help="Keeps the databases of many outlets the same: every outlet may write, every outlet ends up with the same rows.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+SERVICES, OUTLET, OPERATE = "Services", "At an outlet", "Operating"
+
+app.command(rich_help_panel=OPERATE)(demo)
+app.add_typer(running.hub, name="hub", rich_help_panel=SERVICES)
+app.command(rich_help_panel=SERVICES)(running.capture)
+app.command(rich_help_panel=SERVICES)(running.applier)
+app.add_typer(outlets.app, name="outlet")
+app.add_typer(triggers.app, name="triggers")
+app.command(name="status")(status.command)
+app.command(name="log")(log)
+app.command(name="compare")(compare)
+app.add_typer(quarantine.app, name="quarantine")
+app.command(name="conflicts")(quarantine.conflicts)
+app.command(name="doctor")(doctor)
+app.command(name="about")(about)
+
+
+def main() -> int:
+    """Never returns normally for a command that ran: typer exits with its code."""
+    try:
+        app()
+    except SubakError as error:
+        explain(error)
+    except KeyboardInterrupt:
+        return 130
+    return FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

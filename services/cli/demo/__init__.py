@@ -1,0 +1,1 @@
+"""`subak demo`: a small retail company on several outlets, on this machine."""

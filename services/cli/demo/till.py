@@ -1,0 +1,103 @@
+"""A till: sells, cancels, gives cards to new customers. It is the application, and it knows nothing of Subak."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import pymysql
+from sqlalchemy.engine import URL
+
+from services.cli.demo.company import CUSTOMERS, PRODUCTS, Application
+
+KEYS_PER_TILL = 1_000_000
+"""Each till gives customers numbers of its own range, so that no two ever give the same."""
+
+REMARKS = (None, None, None, "gift 🎁", "it's for 'Bob'", "ohne Tüte", "領収書", "50% \\ off")
+
+ERRORS = (pymysql.MySQLError,)
+
+
+class Till(threading.Thread):
+    """Sells until `closing` is set, with a pause of `pause` seconds between two transactions at most.
+
+    `errors` holds what the database refused: the application must never notice Subak, so it stays empty.
+    """
+
+    def __init__(self, url: URL, shop: str, number: int, pause: float, closing: threading.Event) -> None:
+        super().__init__(name=f"till-{number}", daemon=True)
+        self._url = url
+        self._shop = shop
+        self._number = number
+        self._pause = pause
+        self._closing = closing
+        self._draw = random.Random(number)
+        self._receipts: list[str] = []
+        self._customers = list(range(1, len(CUSTOMERS) + 1))
+        self._count = 0
+        self.transactions = 0
+        self.errors: list[str] = []
+
+    def run(self) -> None:
+        application = Application(self._url)
+        acts: list[Callable[[Application], None]] = [self._sell, self._cancel, self._enrol, self._photograph]
+        while not self._closing.wait(self._draw.uniform(0, self._pause)):
+            (act,) = self._draw.choices(acts, weights=(85, 6, 8, 1))
+            try:
+                with application.transaction():
+                    act(application)
+                self.transactions += 1
+            except Exception as error:
+                self.errors.append(f"{self._shop}: {error}")
+        application.close()
+
+    def _sell(self, application: Application) -> None:
+        self._count += 1
+        receipt = f"{self._shop}-{self._number}-{self._count:06}"
+        customer = self._draw.choice([None, *self._customers])
+        sold_at = datetime.now(UTC).replace(tzinfo=None).isoformat(sep=" ", timespec="microseconds")
+        application.run("open_sale", receipt, self._shop, customer, sold_at, self._draw.choice(REMARKS))
+        total = Decimal(0)
+        bought = self._draw.sample(range(1, len(PRODUCTS) + 1), self._draw.randint(1, 4))
+        for line, product in enumerate(sorted(bought), start=1):
+            ((price,),) = application.run("price_of", product)
+            quantity = self._draw.randint(1, 5)
+            application.run("add_line", receipt, line, product, quantity, str(price))
+            application.run("take_stock", quantity, self._shop, product)
+            total += quantity * Decimal(str(price))
+        application.run("close_sale", str(total), receipt)
+        if customer and customer > KEYS_PER_TILL:  # a card of this till's own: points are not given twice at once
+            application.run("give_points", int(total), customer)
+        self._receipts.append(receipt)
+
+    def _cancel(self, application: Application) -> None:
+        if not self._receipts:
+            return
+        receipt = self._receipts.pop(self._draw.randrange(len(self._receipts)))
+        for product, quantity in application.run("lines_of", receipt):
+            application.run("take_stock", -quantity, self._shop, product)
+        application.run("drop_lines", receipt)
+        application.run("drop_sale", receipt)
+
+    def _enrol(self, application: Application) -> None:
+        customer = self._number * KEYS_PER_TILL + len(self._customers)
+        name = f"{self._draw.choice(CUSTOMERS)} {customer}"
+        application.run("add_customer", customer, name, f"customer{customer}@example.com", 0)
+        self._customers.append(customer)
+
+    def _photograph(self, application: Application) -> None:
+        # Only goods that belong to this till, so that the conflicts are the ones made on purpose.
+        product = 1 + self._number % len(PRODUCTS)
+        application.run("set_photo", self._draw.randbytes(3000), product)
+
+
+def disagree(urls: list[URL], product: int, draw: random.Random) -> None:
+    """The same product gets another price in every shop at once: a conflict on purpose."""
+    for url in urls:
+        application = Application(url)
+        with application.transaction():
+            application.run("set_price", f"{draw.randint(100, 2000) / 100:.2f}", product)
+        application.close()

@@ -1,0 +1,1 @@
+"""`subak doctor`: what stands in the way of synchronising an outlet's database, each with what to do."""

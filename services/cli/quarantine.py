@@ -1,0 +1,188 @@
+"""`subak quarantine` and `subak conflicts`: what an outlet could not apply, and what it decided."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+from rich.text import Text
+from sqlalchemy import Connection, Row, select
+
+from services.applier.applying import Applier
+from services.applier.quarantine import body
+from services.cli.console import console, grid, instant, moment, print_json
+from services.cli.databases import connected, opened, outlet_name, outlet_settings, require_prepared
+from services.cli.querylog.statement import statements
+from services.kernel.change import decode_body
+from services.kernel.dialects import Purpose
+from services.kernel.errors import PermanentError
+from services.kernel.schema import CONFLICT, QUARANTINE, QUARANTINE_ROW
+
+app = typer.Typer(
+    help="Transactions that this outlet cannot apply (SUBAK_DATABASE_URL): why, and what to do.", no_args_is_help=True
+)
+
+Identifier = Annotated[int, typer.Argument(metavar="ID", help="As `subak quarantine list` shows it.")]
+Json = Annotated[bool, typer.Option("--json", help="Write JSON.")]
+
+ROWS_SHOWN = 3
+"""Rows of a transaction that `list` names."""
+
+
+@app.command(name="list")
+def list_command(
+    as_json: Json = False, every: Annotated[bool, typer.Option("--all", help="Also what is decided.")] = False
+) -> None:
+    """What waits in quarantine: since when, from whom, why."""
+    url = outlet_settings().database_url
+    with connected(url) as (connection, _):
+        require_prepared(connection, url)
+        query = select(QUARANTINE).order_by(QUARANTINE.c.Id)
+        held = connection.execute(query if every else query.where(QUARANTINE.c.State == "waiting")).all()
+        documents = [_document(connection, row) for row in held]
+    if as_json:
+        print_json(documents)
+        return
+    rows = [
+        [
+            str(it["id"]),
+            moment(row.QuarantinedAt),
+            it["origin"],
+            it["state"],
+            it["code"],
+            ", ".join(it["rows"][:ROWS_SHOWN]) + (" …" if len(it["rows"]) > ROWS_SHOWN else ""),
+            it["reason"],
+        ]
+        for it, row in zip(documents, held, strict=True)
+    ]
+    console.print(
+        grid(["id", "since", "origin", "state", "code", "rows", "reason"], rows) if rows else "Nothing waits."
+    )
+
+
+@app.command()
+def show(identifier: Identifier) -> None:
+    """One quarantined transaction: its reason, and the statements it consists of."""
+    settings = outlet_settings()
+    with connected(settings.database_url) as (connection, dialect):
+        require_prepared(connection, settings.database_url)
+        row = _one(connection, identifier)
+        document = _document(connection, row)
+        catalogue = dialect.catalogue(connection, settings.tables)
+        transaction = decode_body(body(connection, row.Sequence))[row.Position]
+        sql = [text for _, text in statements(transaction, catalogue, dialect)]
+    facts = ["id", "origin", "state", "code", "reason", "attempts", "quarantined_at"]
+    console.print(grid(["", ""], [[name, str(document[name])] for name in facts]))
+    for text in sql:
+        console.print(Text(text), soft_wrap=True)
+
+
+@app.command()
+def retry(
+    identifier: Annotated[int | None, typer.Argument(metavar="[ID]", help="One; all that wait when not given.")] = None,
+) -> None:
+    """Try again, now that the cause is removed. Exit code 1: something still waits."""
+    with _applier() as applier:
+        chosen = [entry.id for entry in applier.waiting()] if identifier is None else [identifier]
+        left = _retry(applier, chosen)
+    console.print(f"{len(chosen) - len(left)} executed, {len(left)} still waiting.")
+    for number, error in left.items():
+        console.print(Text(f"{number}: {error.what} {error.todo}"), style="yellow")
+    if left:
+        raise typer.Exit(1)
+
+
+def _retry(applier: Applier, chosen: list[int]) -> dict[int, PermanentError]:
+    """Those that still fail. One that is executed may let another go, so all are tried until none is."""
+    left: dict[int, PermanentError] = {}
+    for number in chosen:
+        try:
+            applier.retry(number)
+        except PermanentError as error:
+            left[number] = error
+    return _retry(applier, list(left)) if 0 < len(left) < len(chosen) else left
+
+
+@app.command()
+def discard(identifier: Identifier) -> None:
+    """Give it up: this outlet stays without it, and differs from the others in its rows until they change again."""
+    with _applier() as applier:
+        applier.discard(identifier)
+    console.print(f"{identifier} is discarded.")
+
+
+@contextmanager
+def _applier() -> Iterator[Applier]:
+    settings = outlet_settings()
+    with opened(settings.database_url, Purpose.APPLY) as (engine, dialect):
+        with engine.connect() as connection:
+            require_prepared(connection, settings.database_url)
+        outlet = outlet_name(engine, settings)
+        yield Applier(engine, dialect, outlet, settings.tables, lambda: time.time_ns() // 1000)
+
+
+def _one(connection: Connection, identifier: int) -> Row[Any]:
+    row = connection.execute(select(QUARANTINE).where(QUARANTINE.c.Id == identifier)).one_or_none()
+    if row is None:
+        raise PermanentError(
+            "no_quarantine",
+            f"There is no {identifier} in quarantine.",
+            "`subak quarantine list` shows those there are.",
+        )
+    return row
+
+
+def _document(connection: Connection, row: Row[Any]) -> dict[str, Any]:
+    rows = connection.execute(
+        select(QUARANTINE_ROW).where(QUARANTINE_ROW.c.QuarantineId == row.Id).order_by(QUARANTINE_ROW.c.Position)
+    )
+    return {
+        "id": row.Id,
+        "origin": row.Origin,
+        "state": row.State,
+        "code": row.Code,
+        "reason": row.Reason,
+        "attempts": row.Attempts,
+        "quarantined_at": instant(row.QuarantinedAt),
+        "rows": [f"{it.TableName} {it.RowKey}" for it in rows],
+    }
+
+
+def conflicts(
+    as_json: Json = False,
+    limit: Annotated[int, typer.Option(min=1, help="The newest so many.")] = 50,
+) -> None:
+    """Two changes to one row, neither of which knew the other (SUBAK_DATABASE_URL): both, and who won by which rule."""
+    url = outlet_settings().database_url
+    with connected(url) as (connection, _):
+        require_prepared(connection, url)
+        found = connection.execute(select(CONFLICT).order_by(CONFLICT.c.Id.desc()).limit(limit)).all()[::-1]
+    if as_json:
+        print_json([_conflict(row) for row in found])
+        return
+    rows = [
+        [
+            moment(row.DecidedAt),
+            f"{row.TableName} {row.RowKey}",
+            f"{row.LocalOrigin or 'here'} {moment(row.LocalStamp)}",
+            f"{row.IncomingOrigin} {moment(row.IncomingStamp)}",
+            f"{row.Winner} ({row.Rule})",
+        ]
+        for row in found
+    ]
+    console.print(grid(["decided", "row", "local", "incoming", "winner"], rows) if rows else "No conflicts.")
+
+
+def _conflict(row: Row[Any]) -> dict[str, Any]:
+    return {
+        "decided_at": instant(row.DecidedAt),
+        "table": row.TableName,
+        "key": row.RowKey,
+        "rule": row.Rule,
+        "winner": row.Winner,
+        "local": {"origin": row.LocalOrigin, "stamp": instant(row.LocalStamp), "row": row.LocalImage},
+        "incoming": {"origin": row.IncomingOrigin, "stamp": instant(row.IncomingStamp), "row": row.IncomingImage},
+    }
