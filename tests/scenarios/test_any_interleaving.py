@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,10 +78,8 @@ def _perform(network: Network, write: Write, base: int) -> None:
         if clock:
             connection.exec_driver_sql(f"SET SESSION timestamp = UNIX_TIMESTAMP(NOW(6)) + {clock}")
         for statement in write.statements:
-            try:
+            with suppress(IntegrityError):  # the outlet's own database says no, as it would without Subak
                 connection.exec_driver_sql(statement.format(base=base))
-            except IntegrityError:
-                pass  # the outlet's own database says no, as it would without Subak
         if clock:
             connection.exec_driver_sql("SET SESSION timestamp = DEFAULT")
 
