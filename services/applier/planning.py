@@ -68,7 +68,7 @@ class Situation:
     now: int
 
 
-@dataclass
+@dataclass(eq=False)
 class _Step:
     """A winning change, not yet placed in the order."""
 
@@ -283,13 +283,20 @@ class _Planner:
                         self._perform(pending, depth + 1)
                 left = self._references(step, here)
                 new = None
-        if left:
+        if left and self._returns(step):
+            self._note(step.table, step.row, tombstone)  # it stays meanwhile, for its children
+        elif left:
             self._keep(step, here)
         elif new and free:
             self._rename(step, new, here, [], depth)
         else:
             self._write(step.table, step.row, None)
             self._note(step.table, step.row, tombstone)
+
+    def _returns(self, step: _Step) -> bool:
+        """Whether the transaction inserts the row again."""
+        later = self._steps[step.row]
+        return any(other.image is not None for other in later[later.index(step) + 1 :])
 
     def _perform_new(self, new: _Step, depth: int) -> None:
         assert new.image is not None
@@ -354,7 +361,9 @@ class _Planner:
 
     def _assert(self, table: Table, row: RowName, image: Image, over: Stamp) -> None:
         """A new change of this outlet's own: the row stands, with this image, after `over`."""
-        stamp = Stamp(max(self._situation.now, over.time + 1), self._situation.outlet)
+        local = self._overlay.version(row)
+        seen = max(over.time, local.stamp.time if local else 0)
+        stamp = Stamp(max(self._situation.now, seen + 1), self._situation.outlet)
         self._plan.changes.append(Change(table.name, Op.INSERT, row.key, None, render_image(table, image), stamp, over))
         self._note(table, row, Version(stamp, over))
 

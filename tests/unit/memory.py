@@ -1,0 +1,222 @@
+"""Outlets in memory: the application's writes with the triggers' rules, and the product's own decisions, with no database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from services.applier.deciding import AwaitedStamps, Version
+from services.applier.planning import Parsed, Plan, Refused, Situation, parse, plan
+from services.applier.view import Reference, RowName, name_of, parent_key
+from services.kernel.catalogue import Catalogue, Column, ForeignKey, Kind, Table, folded
+from services.kernel.change import NEVER, Change, Op, Stamp, Transaction
+from services.kernel.errors import PermanentError
+from services.kernel.values import Image, render_image
+
+PRODUCT = Table(
+    "product",
+    (Column("sku", Kind.TEXT, nullable=False), Column("name", Kind.TEXT), Column("code", Kind.TEXT)),
+    ("sku",),
+    uniques=(("code",),),
+)
+SALE = Table(
+    "sale",
+    (Column("id", Kind.INTEGER, nullable=False, generated=True), Column("sku", Kind.TEXT), Column("n", Kind.INTEGER)),
+    ("id",),
+    (ForeignKey("sale_product", ("sku",), "product", ("sku",)),),
+)
+EMPLOYEE = Table(
+    "employee",
+    (Column("id", Kind.TEXT, nullable=False), Column("boss", Kind.TEXT)),
+    ("id",),
+    (ForeignKey("employee_boss", ("boss",), "employee", ("id",)),),
+)
+CATALOGUE = Catalogue((PRODUCT, SALE, EMPLOYEE))
+
+
+class ApplicationError(Exception):
+    """The database refuses what the application asks for: nothing happens."""
+
+
+@dataclass
+class Entry:
+    """A quarantined transaction."""
+
+    transaction: Transaction
+    code: str
+    rows: dict[RowName, Stamp]
+
+
+@dataclass
+class MemoryOutlet:
+    name: str
+    clock: int = 1_000
+    rows: dict[RowName, Image] = field(default_factory=dict)
+    versions: dict[RowName, Version] = field(default_factory=dict)
+    quarantine: list[Entry] = field(default_factory=list)
+    outbox: list[Transaction] = field(default_factory=list)
+    ledger: set[int] = field(default_factory=set)
+    effects: dict[Stamp, int] = field(default_factory=dict)
+    _besides: Entry | None = None
+
+    # The view
+
+    def version(self, row: RowName) -> Version | None:
+        return self.versions.get(row)
+
+    def exists(self, row: RowName) -> bool:
+        return row in self.rows
+
+    def image(self, table: Table, row: RowName) -> Image | None:
+        return self.rows.get(row)
+
+    def awaited(self, row: RowName) -> AwaitedStamps:
+        found: dict[Stamp, str] = {}
+        for entry in self.quarantine:
+            if entry is self._besides:
+                break
+            found |= {change.stamp: entry.code for change in entry.transaction.changes if _row_of(change) == row}
+        return found
+
+    def references(self, table: Table, image: Image) -> Iterable[Reference]:
+        for child, foreign_key in CATALOGUE.children(table):
+            for row, child_image in self.rows.items():
+                if row.table == child.name and refers(foreign_key, child_image, image):
+                    yield Reference(child, foreign_key, row)
+
+    # The application
+
+    def transact(self, writes: list[tuple[Table, Image | None, Image | None]]) -> None:
+        """Each write is (table, before, after). All or nothing, as in a database."""
+        rows, versions = dict(self.rows), dict(self.versions)
+        changes: list[Change] = []
+        try:
+            for table, chosen, after in writes:
+                # An earlier write of this transaction may have changed the row meanwhile.
+                before = self.rows.get(name_of(table, chosen), chosen) if chosen is not None else None
+                self._write(table, before, after)
+                if before is not None and after is not None and name_of(table, before) != name_of(table, after):
+                    changes.append(self._change(table, Op.DELETE, before, None, paired=True))
+                    changes.append(self._change(table, Op.INSERT, None, after))
+                elif before != after:
+                    op = Op.INSERT if before is None else Op.DELETE if after is None else Op.UPDATE
+                    changes.append(self._change(table, op, before, after))
+        except ApplicationError:
+            self.rows, self.versions = rows, versions
+            raise
+        if changes:
+            self.outbox.append(Transaction(f"{self.name}{self.clock}", tuple(changes)))
+
+    def _change(self, table: Table, op: Op, before: Image | None, after: Image | None, paired: bool = False) -> Change:
+        row = name_of(table, after if after is not None else before or {})
+        old = self.versions.get(row)
+        base = old.stamp if old else NEVER
+        stamp = Stamp(max(self.clock, base.time + 1), self.name)
+        texts = [render_image(table, image) if image is not None else None for image in (before, after)]
+        self.versions[row] = Version(stamp, base, op is Op.DELETE, texts[0] if op is Op.DELETE else None)
+        return Change(table.name, op, row.key, texts[0], texts[1], stamp, base, paired)
+
+    def _write(self, table: Table, before: Image | None, after: Image | None) -> None:
+        """One statement, with every constraint checked at once, as InnoDB does."""
+        if before is not None:
+            old = name_of(table, before)
+            if old not in self.rows:
+                raise ApplicationError("no such row")
+            if (after is None or name_of(table, after) != old) and any(
+                reference.row != old for reference in self.references(table, before)
+            ):
+                raise ApplicationError("foreign key: has children")
+            if after is None and any(True for _ in self.references(table, before) if _.row != old):
+                raise ApplicationError("foreign key: has children")
+            del self.rows[old]
+        if after is not None:
+            row = name_of(table, after)
+            if row in self.rows:
+                self._restore(table, before)
+                raise ApplicationError("duplicate key")
+            for columns in table.uniques:
+                values = [after[column] for column in columns]
+                if None not in values and any(
+                    other.table == table.name and [image[c] for c in columns] == values
+                    for other, image in self.rows.items()
+                ):
+                    self._restore(table, before)
+                    raise ApplicationError("duplicate value")
+            for foreign_key in table.foreign_keys:
+                parent = CATALOGUE.table(foreign_key.parent)
+                assert parent is not None
+                wanted = parent_key(foreign_key, parent, after)
+                if wanted is not None and wanted not in self.rows and wanted != row:
+                    self._restore(table, before)
+                    raise ApplicationError("foreign key: no parent")
+            self.rows[row] = after
+
+    def _restore(self, table: Table, before: Image | None) -> None:
+        if before is not None:
+            self.rows[name_of(table, before)] = before
+
+    # The applier
+
+    def apply(self, sequence: int, transaction: Transaction) -> None:
+        if sequence in self.ledger:
+            return
+        try:
+            self._attempt(transaction, again=False)
+        except (PermanentError, ApplicationError) as error:
+            code = error.code if isinstance(error, PermanentError) else "engine"
+            rows = {_row_of(change): change.stamp for change in transaction.changes}
+            self.quarantine.append(Entry(transaction, code, rows))
+        self.ledger.add(sequence)
+
+    def retry(self) -> bool:
+        for entry in list(self.quarantine):
+            self._besides = entry
+            try:
+                self._attempt(entry.transaction, again=True)
+            except (PermanentError, ApplicationError):
+                continue
+            finally:
+                self._besides = None
+            self.quarantine.remove(entry)
+            return True
+        return False
+
+    def _attempt(self, transaction: Transaction, *, again: bool) -> None:
+        rows, versions = dict(self.rows), dict(self.versions)
+        try:
+            part, _ = plan(
+                parse(transaction, CATALOGUE), self, Situation(CATALOGUE, self.name, self.clock), again=again
+            )
+            self._execute(part)
+        except (PermanentError, ApplicationError):
+            self.rows, self.versions = rows, versions
+            raise
+
+    def _execute(self, part: Plan) -> None:
+        for write in part.writes:
+            name = write.renamed or write.row
+            before = self.rows.get(name)
+            assert (before is not None) == write.existed or write.image is None, write
+            if before is None and write.image is None:
+                continue
+            self._write(write.table, before, write.image)
+        for row, (_, version) in part.versions.items():
+            old = self.versions.get(row)
+            assert old is None or old.stamp < version.stamp, "a version never goes back"
+            self.versions[row] = version
+            self.effects[version.stamp] = self.effects.get(version.stamp, 0) + 1
+        if part.changes:
+            self.outbox.append(Transaction(f"applier {self.name}", tuple(part.changes)))
+
+
+def refers(foreign_key: ForeignKey, child: Image, parent: Image) -> bool:
+    pairs = list(zip(foreign_key.columns, foreign_key.parent_columns, strict=True))
+    return all(child[c] is not None and child[c] == parent[p] for c, p in pairs)
+
+
+def _row_of(change: Change) -> RowName:
+    parsed: Parsed = parse(Transaction("", (change,)), CATALOGUE)[0]
+    return parsed.row
+
+
+__all__ = ["CATALOGUE", "EMPLOYEE", "PRODUCT", "SALE", "ApplicationError", "MemoryOutlet", "Refused", "folded"]
