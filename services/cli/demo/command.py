@@ -23,7 +23,7 @@ from services.cli.compare.comparing import Comparison, compare
 from services.cli.console import console, grid
 from services.cli.databases import hub_to_change, hub_to_read, parsed
 from services.cli.demo.company import PRODUCTS, Site, found, shop_names
-from services.cli.demo.network import Network, Outlet
+from services.cli.demo.network import Network
 from services.cli.demo.observing import Moment, Observer
 from services.cli.demo.till import Till, disagree
 from services.cli.demo.view import View
@@ -102,9 +102,6 @@ class _Demo:
         with ExitStack() as stack:
             console.print(Text(f"{len(self._shops)} outlets of a retail company: {', '.join(self._shops)}"))
             self._found()
-            hub = stack.enter_context(hub_to_change, hub_to_read(self._network.hub_url))
-            for shop in self._shops:
-                administration.add(hub, "Warung Subak", shop.capitalize())
             stack.callback(self._network.stop)
             self._network.start()
             observer = Observer(stack.enter_context(hub_to_read(self._network.hub_url)), self._network.outlets)
@@ -122,6 +119,9 @@ class _Demo:
             return self._report(moment, comparison)
 
     def _found(self) -> None:
+        with hub_to_change(self._network.hub_url) as hub:
+            for shop in self._shops:
+                administration.add(hub, shop, "Warung Subak", shop.capitalize())
         for shop, url in self._databases.items():
             found(url, self._shops)
             dialect = dialect_for(url)
@@ -148,11 +148,12 @@ class _Demo:
                 back = True
                 self._network.connect(victim)
                 view.say(f"{victim.name} is back")
-            self._check(victim, cut and not back)
+            self._check()
             view.show(observer.look(), "selling")
             time.sleep(LOOK_SECONDS)
 
-    def _check(self, victim: Outlet, cut_off: bool) -> None:
+    def _check(self) -> None:
+        """Raises PermanentError `service_ended`."""
         if dead := self._network.dead():
             raise PermanentError(
                 "service_ended", f"{', '.join(dead)} ended.", f"Its log is in {self._folder} (run with --keep)."

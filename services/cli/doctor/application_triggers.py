@@ -16,7 +16,7 @@ from services.kernel.catalogue import Catalogue, folded
 _NOISE = re.compile(r"/\*.*?\*/|--[^\n]*|\#[^\n]*|'(?:[^'\\]|\\.|'')*'", re.DOTALL)
 _NAME = r"(?:[`\"\[]?\w+[`\"\]]?\s*\.\s*)?[`\"\[]?(\w+)[`\"\]]?"
 _WRITE = re.compile(
-    rf"\b(?:(?:INSERT|REPLACE)\s+(?:(?:OR\s+\w+|IGNORE|LOW_PRIORITY|DELAYED)\s+)*(?:INTO\s+)?{_NAME}"
+    rf"\b(?:(?:INSERT|REPLACE)\s+(?:(?:OR\s+\w+|IGNORE|LOW_PRIORITY|DELAYED)\s+)*(?:INTO\s+)?(?!ON\b){_NAME}"
     rf"|UPDATE\s+(?:OR\s+\w+\s+|LOW_PRIORITY\s+|IGNORE\s+)*{_NAME}(?:\s+(?:AS\s+)?\w+)?\s+SET\b"
     rf"|DELETE\s+(?:LOW_PRIORITY\s+|QUICK\s+|IGNORE\s+)*FROM\s+{_NAME})",
     re.IGNORECASE,

@@ -30,7 +30,7 @@ def examine(connection: Connection, dialect: Dialect, catalogue: Catalogue) -> I
             "journal_mode",
             "journal_mode",
             f"It is {mode}: a reader blocks the writer, so Subak's polling would hold up the application.",
-            "PRAGMA journal_mode = WAL; once, the file keeps it. (Subak's services set it when they start.)",
+            "PRAGMA journal_mode = WAL; once: the file keeps it.",
         )
     for row in islice(connection.execute(text(SQL["orphans"])), ORPHANS_SHOWN):
         if catalogue.table(row[0]):
