@@ -33,8 +33,8 @@ class Database:
     def __init__(self, dialect: Dialect, url: URL, stop: asyncio.Event, health: Callable[[str | None], None]) -> None:
         """`health` is told what is wrong with the database (None: nothing) whenever an attempt has ended."""
         self.dialect = dialect
-        self._reading = dialect.engine(url, Purpose.READ)
-        self._writing = dialect.engine(url, Purpose.WRITE)
+        self.reading = dialect.engine(url, Purpose.READ)
+        self.writing = dialect.engine(url, Purpose.WRITE)
         self._one_writer = threading.Lock()
         self._stop = stop
         self._health = health
@@ -42,13 +42,13 @@ class Database:
     @contextmanager
     def snapshot(self) -> Iterator[Connection]:
         """One consistent snapshot, ended with the block. Raises TransientError or PermanentError."""
-        with self._translated(), self._reading.connect() as connection:
+        with self._translated(), self.reading.connect() as connection:
             yield connection
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
         """One transaction for Subak's own tables, committed at the end of the block."""
-        with self._one_writer, self._translated(), self._writing.begin() as connection:  # two would wait for each other
+        with self._one_writer, self._translated(), self.writing.begin() as connection:  # two would wait for each other
             yield connection
 
     async def read(self, work: Callable[[Connection], T]) -> T:
@@ -81,8 +81,8 @@ class Database:
         return result
 
     def close(self) -> None:
-        self._reading.dispose()
-        self._writing.dispose()
+        self.reading.dispose()
+        self.writing.dispose()
 
     @contextmanager
     def _translated(self) -> Iterator[None]:

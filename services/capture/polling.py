@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from typing import NamedTuple
 
 from services.capture import reading, state, storing
@@ -27,9 +25,6 @@ QUIET_SHARE = 1 / 600
 WORK_SHARE = 20
 """The pause is at least so many idle polls long: polling takes a twentieth of a slow database's time at most."""
 
-SNAPSHOT_SECONDS = 10.0
-"""A poll that cuts a backlog begins a new snapshot after this: older ones make the engine keep old rows (undo, WAL)."""
-
 
 class Cut(NamedTuple):
     """One batch that has become durable."""
@@ -43,14 +38,22 @@ class Cutter:
     """Cuts what waits. One thread at a time."""
 
     def __init__(
-        self, database: Database, outlet: str, new_epoch: str, clock: Callable[[], int], done: Callable[[Cut], None]
+        self,
+        database: Database,
+        outlet: str,
+        new_epoch: str,
+        clock: Callable[[], int],
+        done: Callable[[Cut], None],
+        stopping: Callable[[], bool],
     ) -> None:
-        """`clock` gives µs since 1970 UTC; `done` is told of each batch, in the polling thread."""
+        """`clock` gives µs since 1970 UTC; `done` is told of each batch, in the polling thread; `stopping` is asked after it."""
         self._database = database
+        self._images = reading.Images(database)
         self._outlet = outlet
         self._new_epoch = new_epoch
         self._clock = clock
         self._done = done
+        self._stopping = stopping
         self._last: Position | None = None
 
     def open(self) -> Position:
@@ -63,17 +66,15 @@ class Cutter:
         """Cuts what one snapshot shows to wait; the number of changes. Raises TransientError or PermanentError."""
         last = self._last or self.open()
         self._last = None  # an error leaves open whether the last commit happened: then it is read again
-        changes = 0
-        begun = time.monotonic()
         with self._database.snapshot() as connection:
             found = units(reading.waiting(connection))
-            wire_image = self._database.dialect.wire_image
-            with closing(reading.transactions(connection, found, self._outlet, wire_image)) as reads:
-                for batch in batches(reads):
-                    last = self._store(last, batch)
-                    changes += sum(len(read.ids) for read in batch)
-                    if time.monotonic() - begun > SNAPSHOT_SECONDS:
-                        break
+        reads = reading.transactions(found, self._images, self._outlet, self._database.dialect.wire_image)
+        changes = 0
+        for batch in batches(reads):
+            last = self._store(last, batch)
+            changes += sum(len(read.ids) for read in batch)
+            if self._stopping():
+                break
         self._last = last
         return changes
 

@@ -1,21 +1,28 @@
-"""What waits in `CloudQuery`, and its images: all in one consistent snapshot, on a connection of Purpose.READ."""
+"""What waits in `CloudQuery`, and its images.
+
+One snapshot shows which rows wait, and so which transactions are whole. Images are read by id afterwards, a piece at a
+time: a row of `CloudQuery` never changes but for the two columns that capture itself sets.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 from sqlalchemy import Connection, select
 
-from services.capture.cutting import Read, Unit, Waiting, consecutive
+from services.capture.cutting import MAX_BYTES, Read, Unit, Waiting, consecutive
+from services.capture.database import Database
 from services.kernel.change import Change, Op, Stamp, Transaction
+from services.kernel.errors import TransientError
 from services.kernel.schema import CLOUD_QUERY
 
 READ_ROWS = 1_000
 """Ids named in one statement: a list that every engine's planner still turns into look-ups by primary key."""
 
 STREAM_ROWS = 100
-"""Rows with images taken from the stream at a time: few enough that large images do not add up."""
+"""Rows taken from a result at a time: large images do not add up unseen."""
 
 _WAITING = select(CLOUD_QUERY.c.Id, CLOUD_QUERY.c.TransactionId, CLOUD_QUERY.c.SessionId).where(
     CLOUD_QUERY.c.ExportFlag == 0, CLOUD_QUERY.c.BatchNumber.is_(None)
@@ -44,48 +51,65 @@ def waiting(connection: Connection) -> Iterator[Waiting]:
             yield Waiting(row_id, transaction, session)
 
 
+class Images:
+    """Reads rows with their images, about MAX_BYTES at a time, whatever their size."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._rows = READ_ROWS  # as many as were about MAX_BYTES the last time
+
+    def __call__(self, ids: Sequence[int]) -> list[Any]:
+        """The rows of these ids, ascending; when that is too much at once, only the first of them.
+
+        Raises TransientError `gone` when somebody has deleted one.
+        """
+        asked = ids[: self._rows]
+        column = CLOUD_QUERY.c.Id
+        which = column.between(asked[0], asked[-1]) if consecutive(asked) else column.in_(asked)
+        options = {"stream_results": True, "yield_per": STREAM_ROWS}
+        rows: list[Any] = []
+        size = 0
+        with (
+            self._database.snapshot() as connection,
+            connection.execute(_IMAGES.where(which), execution_options=options) as found,
+        ):
+            for row in found:
+                rows.append(row)
+                size += _size(row)
+                if size > MAX_BYTES:
+                    break
+        self._rows = min(READ_ROWS, max(1, MAX_BYTES * len(rows) // max(size, 1)))
+        if not rows or (size <= MAX_BYTES and len(rows) < len(asked)):
+            raise TransientError("gone", "Rows of CloudQuery that waited are gone.", "Do not delete from CloudQuery.")
+        return rows
+
+
 def transactions(
-    connection: Connection, units: Sequence[Unit], outlet: str, wire_image: Callable[[str], str]
-) -> Generator[Read, None, None]:
+    units: Sequence[Unit], images: Callable[[Sequence[int]], list[Any]], outlet: str, wire_image: Callable[[str], str]
+) -> Iterator[Read]:
     """The units with their images, in their order; `outlet` is the origin of their stamps.
 
-    Rows are streamed: what is held is the unit that is being read, and what is interleaved with it within READ_ROWS.
+    What is held is the unit that is being read, and what is interleaved with it within READ_ROWS.
     """
-    owner: dict[int, int] = {}
+    ids = ((row_id, position) for position, unit in enumerate(units) for row_id in unit.ids)
+    owner: dict[int, int] = {}  # of the ids that are asked for next
     changes: dict[int, list[Change]] = {}
     sizes: dict[int, int] = {}
     following = 0  # the unit to be given out next
-    for chunk in _chunks(units):
-        owner = dict(chunk)
-        for row in _images(connection, sorted(owner)):
-            unit = owner[row[0]]
-            changes.setdefault(unit, []).append(_change(row, outlet, wire_image))
-            sizes[unit] = sizes.get(unit, 0) + len(row[3]) + len(row[4] or "") + len(row[5] or "")
-            while following in changes and len(changes[following]) == len(units[following].ids):
-                label, ids = units[following]
-                yield Read(Transaction(label, tuple(changes.pop(following))), ids, sizes.pop(following))
-                following += 1
+    while following < len(units):
+        owner.update(islice(ids, READ_ROWS - len(owner)))
+        for row in images(sorted(owner)):
+            position = owner.pop(row[0])
+            changes.setdefault(position, []).append(_change(row, outlet, wire_image))
+            sizes[position] = sizes.get(position, 0) + _size(row)
+        while following in changes and len(changes[following]) == len(units[following].ids):
+            unit = units[following]
+            yield Read(Transaction(unit.label, tuple(changes.pop(following))), unit.ids, sizes.pop(following))
+            following += 1
 
 
-def _chunks(units: Iterable[Unit]) -> Iterator[list[tuple[int, int]]]:
-    """(id, position of its unit), unit after unit, READ_ROWS at a time."""
-    chunk: list[tuple[int, int]] = []
-    for position, unit in enumerate(units):
-        for row_id in unit.ids:
-            chunk.append((row_id, position))
-            if len(chunk) == READ_ROWS:
-                yield chunk
-                chunk = []
-    if chunk:
-        yield chunk
-
-
-def _images(connection: Connection, ids: Sequence[int]) -> Iterator[Any]:
-    column = CLOUD_QUERY.c.Id
-    which = column.between(ids[0], ids[-1]) if consecutive(ids) else column.in_(ids)
-    options = {"stream_results": True, "yield_per": STREAM_ROWS}
-    with connection.execute(_IMAGES.where(which), execution_options=options) as rows:
-        yield from rows
+def _size(row: Any) -> int:
+    return len(row[3]) + len(row[4] or "") + len(row[5] or "")
 
 
 def _change(row: Any, outlet: str, wire_image: Callable[[str], str]) -> Change:

@@ -135,6 +135,11 @@ def digest_of(connection: Connection, epoch: str, number: int) -> bytes | None:
     return None if found is None else bytes(found)
 
 
+def cut_at(connection: Connection, epoch: str, number: int) -> int | None:
+    """When that batch was cut, in µs since 1970 UTC; None when there is none of that number."""
+    return connection.scalar(select(BATCH.c.CutAt).where(BATCH.c.Epoch == epoch, BATCH.c.Number == number))
+
+
 def _chunks(ids: Sequence[int]) -> Iterator[Sequence[int]]:
     source = iter(ids)
     while some := list(islice(source, MARK_ROWS)):

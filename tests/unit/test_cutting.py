@@ -14,7 +14,7 @@ from services.kernel.change import Transaction
 
 @dataclass
 class Database:
-    """A database as capture may rely on it: ids grow, locks are held to the commit, a snapshot shows whole transactions."""
+    """What capture relies on: ids grow, locks are held to the commit, a snapshot shows whole transactions."""
 
     exact: bool
     next_id: int = 1

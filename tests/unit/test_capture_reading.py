@@ -1,0 +1,60 @@
+"""Images come in pieces of any size, and make whole transactions in the order of the units."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.capture.cutting import Waiting, units
+from services.capture.polling import LONGEST_PAUSE_SECONDS, SHORTEST_PAUSE_SECONDS, pause
+from services.capture.reading import READ_ROWS, transactions
+from services.kernel.change import Op, Stamp
+
+
+def row(row_id: int) -> tuple[Any, ...]:
+    return (row_id, "product", "I", f"key {row_id}", None, f"image {row_id}", 1_000 + row_id, 7, "bandung", 0)
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=60), st.randoms(use_true_random=False))
+def test_images_in_pieces_make_the_units_in_their_order(owners: list[int], random: Any) -> None:
+    found = units(Waiting(row_id, f"t{owner}", owner) for row_id, owner in enumerate(owners, start=1))
+
+    def some(ids: Sequence[int]) -> list[Any]:
+        assert list(ids) == sorted(ids)
+        return [row(row_id) for row_id in ids[: random.randint(1, len(ids))]]
+
+    reads = list(transactions(found, some, "jakarta", str.upper))
+    assert [(read.transaction.label, list(read.ids)) for read in reads] == [(unit.label, list(unit.ids)) for unit in found]
+    for read in reads:
+        assert [change.key for change in read.transaction.changes] == [f"key {row_id}" for row_id in read.ids]
+
+
+def test_a_row_becomes_a_change() -> None:
+    read = next(transactions(units([Waiting(5, None, 1)]), lambda ids: [row(5)], "jakarta", str.upper))
+    (change,) = read.transaction.changes
+    assert (change.table, change.op, change.before, change.after) == ("product", Op.INSERT, None, "IMAGE 5")
+    assert (change.stamp, change.base, change.paired) == (Stamp(1_005, "jakarta"), Stamp(7, "bandung"), False)
+
+
+def test_a_large_unit_is_asked_for_in_pieces() -> None:
+    asked: list[int] = []
+
+    def images(ids: Sequence[int]) -> list[Any]:
+        asked.append(len(ids))
+        return [row(row_id) for row_id in ids]
+
+    found = units(Waiting(row_id, "one", 1) for row_id in range(1, 2 * READ_ROWS + 2))
+    (read,) = transactions(found, images, "jakarta", str)
+    assert len(read.transaction.changes) == 2 * READ_ROWS + 1
+    assert asked == [READ_ROWS, READ_ROWS, 1]
+
+
+def test_the_pause_is_short_after_work_and_long_after_quiet_or_costly_polls() -> None:
+    assert pause(quiet=0.0, poll=0.0) == SHORTEST_PAUSE_SECONDS
+    assert pause(quiet=12.0, poll=0.001) == SHORTEST_PAUSE_SECONDS
+    assert pause(quiet=0.0, poll=0.01) == 0.2
+    assert pause(quiet=3600.0, poll=0.0) == LONGEST_PAUSE_SECONDS
