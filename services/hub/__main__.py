@@ -11,7 +11,6 @@ from services.hub import state
 from services.hub.broker import Broker
 from services.hub.connection import first_of
 from services.hub.database import Database
-from services.hub.outlets import nobody_online
 from services.hub.queue import open_queue
 from services.kernel.link import serve
 from services.kernel.settings import HubSettings, load_or_exit
@@ -33,29 +32,30 @@ async def run(settings: HubSettings, stop: asyncio.Event) -> None:
     serve_metrics(settings.metrics_listen, health)
     database = Database(open_queue(settings.database_url, clock), health)
     try:
-        await first_of(database.prepare(), _set(stop))
+        await first_of(database.start(), _set(stop))
         if not stop.is_set():
-            await _serve(settings, database, stop)
+            await _serve(settings, database, health, stop)
     finally:
         database.close()
 
 
-async def _serve(settings: HubSettings, database: Database, stop: asyncio.Event) -> None:
+async def _serve(settings: HubSettings, database: Database, health: Health, stop: asyncio.Event) -> None:
     broker = Broker(database, enrol=settings.enrol, tls=settings.tls is not None)
     writing = asyncio.create_task(broker.writer.run())
-    await broker.writer.call(nobody_online)
     server = await serve(settings.listen, settings.tls, broker.handle)
     log.info("hub is listening", host=settings.listen.host, port=settings.listen.port)
+    health.ready, health.detail = True, "listening"
     try:
         await first_of(_result(writing), broker.watch(), _set(stop))
     finally:
+        health.ready, health.detail = False, "stopping"
         server.close()
         await broker.stop()
-        goodbye = asyncio.create_task(broker.writer.call(state.put, state.SEEN, "0"))
+        goodbye = broker.writer.call(state.put, state.SEEN, "0")
         broker.writer.stop()
         await asyncio.wait({writing}, timeout=LAST_COMMIT_SECONDS)
-        for task in (writing, goodbye):
-            task.cancel()
+        writing.cancel()
+        goodbye.cancel()
 
 
 async def _result(task: asyncio.Task[None]) -> None:

@@ -35,6 +35,7 @@ class Database:
     def __init__(self, queue: Queue, health: Health) -> None:
         self._queue = queue
         self._health = health
+        self._away = False
         self._writer = ThreadPoolExecutor(1, "hub-write")
         self._readers = ThreadPoolExecutor(READERS, "hub-read")
 
@@ -43,8 +44,9 @@ class Database:
         """µs since 1970 UTC."""
         return self._queue.now
 
-    async def prepare(self) -> None:
-        await self._patiently(self._writer, self._queue.prepare)
+    async def start(self) -> None:
+        """Raises PermanentError."""
+        await self._patiently(self._writer, self._queue.start)
 
     async def commit(self, group: Group) -> Results:
         """Raises PermanentError."""
@@ -56,26 +58,32 @@ class Database:
 
     def close(self) -> None:
         """Waits for what is running in the threads."""
-        self._writer.shutdown(cancel_futures=True)
-        self._readers.shutdown(cancel_futures=True)
+        for threads in (self._writer, self._readers):
+            threads.shutdown(cancel_futures=True)
         self._queue.close()
 
     async def _patiently(self, threads: ThreadPoolExecutor, work: Callable[[], T]) -> T:
-        loop = asyncio.get_running_loop()
+        async def attempt() -> T:
+            return await asyncio.get_running_loop().run_in_executor(threads, work)
+
         tries = AsyncRetrying(
             retry=retry_if_exception_type(TransientError),
             wait=wait_random_exponential(FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS),
             before_sleep=self._report,
             reraise=True,
         )
-        result: T = await tries(loop.run_in_executor, threads, work)
-        if not self._health.ready:
-            self._health.ready, self._health.detail = True, "running"
+        result: T = await tries(attempt)
+        if self._away:
+            self._away = False
+            self._health.ready, self._health.detail = self._before
+            log.info("hub database answers again")
         return result
 
     def _report(self, state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
         if isinstance(error, TransientError) and state.attempt_number > 1:
+            if not self._away:
+                self._away, self._before = True, (self._health.ready, self._health.detail)
             self._health.ready, self._health.detail = False, str(error)
             log.warning(
                 "hub database does not answer; trying again",

@@ -17,6 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from services.hub import state
 from services.hub.delivering import Ack, mark_executed
+from services.hub.outlets import nobody_online
 from services.hub.storing import Arrival, Outcome, another_hub, lock_counter, store
 from services.kernel.dialects import Dialect, Purpose, dialect_for
 from services.kernel.errors import SubakError
@@ -72,6 +73,11 @@ class Queue:
         with self._classified(), self._writing.connect() as connection:
             prepare(connection, self.dialect, Side.HUB)
         self.write(state.ensure, uuid.uuid4().hex)
+
+    def start(self) -> None:
+        """At a hub's start: as `prepare`, and nobody is online yet."""
+        self.prepare()
+        self.write(nobody_online)
 
     def commit(self, group: Group) -> Results:
         """All of the group in one transaction. Raises PermanentError `another_hub` when somebody else gave sequences.

@@ -61,10 +61,15 @@ class Writer:
     def executed(self, ack: Ack) -> asyncio.Future[None]:
         return self._submit(ack, 0)
 
-    async def call(self, function: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """What `function` returned in a transaction that is now durable. Raises what it raised, or PermanentError."""
-        call: Call = lambda connection: function(connection, *args, **kwargs)  # noqa: E731
-        return cast(T, await self._submit(call, 0))
+    def call(
+        self, function: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> asyncio.Future[T]:
+        """The future gets what `function` returns, once what it did is durable, or the SubakError it raises."""
+
+        def call(connection: Connection) -> object:
+            return function(connection, *args, **kwargs)
+
+        return self._submit(call, 0)
 
     async def run(self) -> None:
         """Until `stop`. Raises PermanentError `another_hub`: then this hub must not go on."""
