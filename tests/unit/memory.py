@@ -31,7 +31,13 @@ EMPLOYEE = Table(
     ("id",),
     (ForeignKey("employee_boss", ("boss",), "employee", ("id",)),),
 )
-CATALOGUE = Catalogue((PRODUCT, SALE, EMPLOYEE))
+PRICE = Table(
+    "price",
+    (Column("id", Kind.TEXT, nullable=False), Column("sku", Kind.TEXT), Column("amount", Kind.DECIMAL)),
+    ("id",),
+    (ForeignKey("price_product", ("sku",), "product", ("sku",), on_delete="CASCADE", on_update="CASCADE"),),
+)
+CATALOGUE = Catalogue((PRODUCT, SALE, EMPLOYEE, PRICE))
 
 
 class ApplicationError(Exception):
@@ -94,18 +100,37 @@ class MemoryOutlet:
             for table, chosen, after in writes:
                 # An earlier write of this transaction may have changed the row meanwhile.
                 before = self.rows.get(name_of(table, chosen), chosen) if chosen is not None else None
-                self._write(table, before, after)
-                if before is not None and after is not None and name_of(table, before) != name_of(table, after):
-                    changes.append(self._change(table, Op.DELETE, before, None, paired=True))
-                    changes.append(self._change(table, Op.INSERT, None, after))
-                elif before != after:
-                    op = Op.INSERT if before is None else Op.DELETE if after is None else Op.UPDATE
-                    changes.append(self._change(table, op, before, after))
+                changes += self._statement(table, before, after)
         except ApplicationError:
             self.rows, self.versions = rows, versions
             raise
         if changes:
             self.outbox.append(Transaction(f"{self.name}{self.clock}", tuple(changes)))
+
+    def _statement(self, table: Table, before: Image | None, after: Image | None) -> list[Change]:
+        """What the triggers record of one statement: a cascade's changes first, as SQLite's foreign key actions fire."""
+        if before is not None and after is None:
+            gone = [ref for ref in self.references(table, before) if ref.foreign_key.on_delete == "CASCADE"]
+            cascaded = [c for ref in gone for c in self._statement(ref.table, self.rows[ref.row], None)]
+            self._write(table, before, None)
+            return [*cascaded, self._change(table, Op.DELETE, before, None)]
+        if before is not None and after is not None and name_of(table, before) != name_of(table, after):
+            children = {ref.row: dict(self.rows[ref.row]) for ref in self.references(table, before)}
+            self._write(table, before, after)
+            moved = [
+                self._change(PRICE, Op.UPDATE, image, self.rows[row])
+                for row, image in children.items()
+                if row.table == "price"
+            ]
+            pair = (
+                self._change(table, Op.DELETE, before, None, paired=True),
+                self._change(table, Op.INSERT, None, after),
+            )
+            return [*moved, *pair]
+        if before == after:
+            return []
+        self._write(table, before, after)
+        return [self._change(table, Op.INSERT if before is None else Op.UPDATE, before, after)]
 
     def _change(self, table: Table, op: Op, before: Image | None, after: Image | None, paired: bool = False) -> Change:
         row = name_of(table, after if after is not None else before or {})
@@ -122,11 +147,11 @@ class MemoryOutlet:
             old = name_of(table, before)
             if old not in self.rows:
                 raise ApplicationError("no such row")
-            if (after is None or name_of(table, after) != old) and any(
-                reference.row != old for reference in self.references(table, before)
-            ):
-                raise ApplicationError("foreign key: has children")
-            if after is None and any(True for _ in self.references(table, before) if _.row != old):
+            moved = after is not None and name_of(table, after) != old
+            children = [ref for ref in self.references(table, before) if ref.row != old]
+            if after is None:
+                assert not any(ref.foreign_key.on_delete == "CASCADE" for ref in children), "a cascade acts by itself"
+            if children and (after is None or (moved and any(r.foreign_key.on_update != "CASCADE" for r in children))):
                 raise ApplicationError("foreign key: has children")
             del self.rows[old]
         if after is not None:
@@ -150,6 +175,11 @@ class MemoryOutlet:
                     self._restore(table, before)
                     raise ApplicationError("foreign key: no parent")
             self.rows[row] = after
+            if before is not None and name_of(table, before) != row:
+                for ref in list(self.references(table, before)):
+                    if ref.foreign_key.on_update == "CASCADE":
+                        pairs = zip(ref.foreign_key.columns, ref.foreign_key.parent_columns, strict=True)
+                        self.rows[ref.row] = self.rows[ref.row] | {c: after[p] for c, p in pairs}
 
     def _restore(self, table: Table, before: Image | None) -> None:
         if before is not None:
@@ -219,4 +249,4 @@ def _row_of(change: Change) -> RowName:
     return parsed.row
 
 
-__all__ = ["CATALOGUE", "EMPLOYEE", "PRODUCT", "SALE", "ApplicationError", "MemoryOutlet", "Refused", "folded"]
+__all__ = ["CATALOGUE", "EMPLOYEE", "PRICE", "PRODUCT", "SALE", "ApplicationError", "MemoryOutlet", "Refused", "folded"]
