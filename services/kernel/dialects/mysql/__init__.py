@@ -1,0 +1,69 @@
+"""MySQL 8.0 or later and MariaDB 10.6 or later: one dialect that asks the server what it can do."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.engine import URL
+
+from services.kernel.catalogue import Catalogue, Column, Table
+from services.kernel.dialects import Purpose, Trigger
+from services.kernel.dialects.mysql import binding, catalogue, connecting, errors, expressions, server, triggers
+from services.kernel.errors import SubakError
+from services.kernel.values import Value
+
+
+class Mysql:
+    """See `services.kernel.dialects.Dialect` for what each of these promises."""
+
+    name = "mysql"
+
+    def engine(self, url: URL, purpose: Purpose, *, lock_seconds: float = 1.0) -> Engine:
+        return connecting.engine(url, purpose, lock_seconds)
+
+    def server(self, connection: Connection) -> str:
+        return server.product(connection)
+
+    def catalogue(self, connection: Connection, patterns: Sequence[str]) -> Catalogue:
+        return catalogue.read(connection, patterns)
+
+    def triggers(self, connection: Connection, table: Table, catalogue: Catalogue, outlet: str) -> tuple[Trigger, ...]:
+        return triggers.triggers(connection, table, outlet)
+
+    def installed(self, connection: Connection) -> dict[str, Trigger]:
+        return triggers.installed(connection)
+
+    def create_trigger(self, connection: Connection, trigger: Trigger) -> None:
+        triggers.create(connection, trigger)
+
+    def drop_trigger(self, connection: Connection, trigger: Trigger) -> None:
+        triggers.drop(connection, trigger)
+
+    def same(self, wanted: Trigger, there: Trigger) -> bool:
+        return triggers.same(wanted, there)
+
+    def identifier(self, name: str) -> str:
+        return expressions.identifier(name)
+
+    def image_sql(self, table: Table, alias: str) -> str:
+        return expressions.image_sql(table, alias)
+
+    def key_sql(self, table: Table, alias: str) -> str:
+        return expressions.key_sql(table, alias)
+
+    def wire_image(self, image: str) -> str:
+        return image
+
+    def row_id(self, row_key: str) -> bytes:
+        return hashlib.sha256(row_key.encode()).digest()
+
+    def bind(self, column: Column, value: Value) -> Value:
+        return binding.bind(column, value)
+
+    def classify(self, error: Exception) -> SubakError:
+        return errors.classify(error)
+
+
+MYSQL = Mysql()
