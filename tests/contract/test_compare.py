@@ -54,7 +54,9 @@ def fill(url: URL, rows: list[tuple[object, ...]] = ROWS) -> None:
                 ),
                 dict(zip("abcdefg", row, strict=True)),
             )
-        connection.execute(text("INSERT INTO tag (item, word) VALUES (1, 'a|b'), (1, 'c\\d'), (2, 'a|b')"))
+        connection.execute(
+            text("INSERT INTO tag (item, word) VALUES (1, 'a|b'), (1, :word), (2, 'a|b')"), {"word": "c\\d"}
+        )
     engine.dispose()
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import signal
+import sys
 import tempfile
 import threading
 import time
@@ -22,7 +24,7 @@ from services.cli.compare.command import render
 from services.cli.compare.comparing import Comparison, compare
 from services.cli.console import console, grid
 from services.cli.databases import hub_to_change, hub_to_read, parsed
-from services.cli.demo.company import PRODUCTS, Site, found, shop_names
+from services.cli.demo.company import PRODUCTS, Site, found, shop_names, write_ahead
 from services.cli.demo.network import Network
 from services.cli.demo.observing import Moment, Observer
 from services.cli.demo.till import Till, disagree
@@ -43,6 +45,9 @@ QUARREL_SECONDS = 1.5
 
 CUT_AT, BACK_AT = 0.35, 0.7
 """When, as parts of the selling time, one outlet is cut off and back."""
+
+TERMINATED = 128 + signal.SIGTERM
+"""Exit code; what was started is stopped first."""
 
 DRAIN_SECONDS = 120.0
 """More than a machine with one slow core needs; then something is stuck."""
@@ -65,6 +70,7 @@ def command(
     Starts a hub and the services of every outlet as processes of their own. In the end every table of every outlet is
     compared. Exit code 0: all are identical, and nothing is quarantined.
     """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     urls = [parsed(url) for url in database_url or ()]
     folder = Path(tempfile.mkdtemp(prefix="subak-demo-"))
     site = Site(folder, urls, f"subak_demo_{os.getpid()}")
@@ -119,6 +125,7 @@ class _Demo:
             return self._report(moment, comparison)
 
     def _found(self) -> None:
+        write_ahead(self._network.hub_url)
         with hub_to_change(self._network.hub_url) as hub:
             for shop in self._shops:
                 administration.add(hub, shop, "Warung Subak", shop.capitalize())

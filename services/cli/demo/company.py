@@ -111,12 +111,17 @@ def shop_names(count: int) -> tuple[str, ...]:
     return tuple(SHOPS[index] if index < len(SHOPS) else f"shop{index + 1}" for index in range(count))
 
 
+def write_ahead(url: URL) -> None:
+    """Makes an SQLite file keep a write-ahead log, so that readers and the writer do not wait for one another."""
+    connection = sqlite3.connect(url.database or "")
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.close()
+
+
 def found(url: URL, shops: Sequence[str]) -> None:
     """Creates the company's tables in an empty database, with the rows that are the same everywhere."""
     if url.get_backend_name() == "sqlite":
-        connection = sqlite3.connect(url.database or "")
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.close()
+        write_ahead(url)
     application = Application(url)
     application.script(list(named(HERE / f"{dialect_for(url).name}.sql").values()))
     draw = random.Random(1)  # the same photos at every outlet
