@@ -20,7 +20,7 @@ from services.hub.delivering import Ack, mark_executed
 from services.hub.outlets import nobody_online
 from services.hub.storing import Arrival, Outcome, another_hub, lock_counter, store
 from services.kernel.dialects import Dialect, Purpose, dialect_for
-from services.kernel.errors import SubakError
+from services.kernel.errors import PermanentError, SubakError
 from services.kernel.failpoint import reach
 from services.kernel.schema import Side, prepare
 
@@ -132,7 +132,10 @@ class Queue:
         try:
             yield
         except SQLAlchemyError as error:
-            raise self.dialect.classify(error) from error
+            classified = self.dialect.classify(error)
+            if classified.code == "duplicate_key":  # a race at an outlet; here one thread of one process writes
+                classified = PermanentError("duplicate_key", classified.what, "Report this: the hub's tables disagree.")
+            raise classified from error
 
 
 def open_queue(url: URL, clock: Clock) -> Queue:
