@@ -15,10 +15,12 @@ from services.kernel.catalogue import Refusal
 from services.kernel.dialects import Dialect, Trigger
 from services.kernel.errors import PermanentError
 
+DENIED = "denied"
+
 RIGHTS_TODO = (
-    "As an administrator: GRANT SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, INDEX, REFERENCES, TRIGGER, LOCK TABLES"
-    " ON <database>.* TO <the user of SUBAK_DATABASE_URL>. With binary logging on MySQL also SET PERSIST"
-    " log_bin_trust_function_creators = 1 (or run `subak triggers install` once as an administrator)."
+    "As an administrator: GRANT SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, INDEX, TRIGGER, LOCK TABLES"
+    " ON <database>.* TO <user of SUBAK_DATABASE_URL>; on MySQL with binary logging (error 1419) also"
+    " SET PERSIST log_bin_trust_function_creators = 1."
 )
 
 
@@ -57,11 +59,12 @@ class _Plan:
 def install(engine: Engine, dialect: Dialect, patterns: Sequence[str], outlet: str) -> Report:
     """Makes Subak's tables and the triggers of every table that matches `patterns` be as they should. Safe to repeat.
 
-    `engine` is of Purpose.WRITE. Raises PermanentError `other_outlet`, `rights`, `newer_schema`; TransientError when a
+    `engine` is of Purpose.WRITE. Raises PermanentError `other_outlet`, `denied`, `newer_schema`; TransientError when a
     table is in use for too long: then some triggers are there and some are not yet.
     """
     with _translated(dialect), engine.connect() as connection:
-        schema.prepare(connection, dialect, schema.Side.OUTLET)
+        with _advised(dialect):
+            schema.prepare(connection, dialect, schema.Side.OUTLET)
         state.claim(connection, outlet)
         connection.commit()
         plan = _plan(connection, dialect, patterns, outlet)
@@ -119,17 +122,29 @@ def _created(
     done = []
     for trigger in triggers:
         try:
-            with _translated(dialect):
+            with _advised(dialect):
                 dialect.create_trigger(connection, trigger)
                 connection.commit()
         except PermanentError as error:
             connection.rollback()
-            if error.code == "rights":
+            if error.code == DENIED:
                 raise
             refusals.append(Refusal(trigger.table, None, error.code, error.what, error.todo))
         else:
             done.append(trigger)
     return done
+
+
+@contextmanager
+def _advised(dialect: Dialect) -> Iterator[None]:
+    """A missing privilege is told with the GRANT that gives it."""
+    try:
+        with _translated(dialect):
+            yield
+    except PermanentError as error:
+        if error.code == DENIED:
+            raise PermanentError(DENIED, error.what, RIGHTS_TODO) from error
+        raise
 
 
 @contextmanager
