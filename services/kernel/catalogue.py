@@ -41,6 +41,8 @@ class Column:
     """The engine makes the value when none is given (AUTO_INCREMENT, rowid): the table's key may be a generated key."""
     computed: bool = False
     """Derived from other columns: never captured, never written."""
+    loose: bool = False
+    """The engine lets it hold any value, whatever its type says (SQLite but for STRICT tables)."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,11 @@ key columns canonically themselves; `tests/contract` holds the two equal.
 | time      | string [-]HH:MM:SS[.ffffff]                            | the same, the fraction only when it is not zero   |
 | datetime  | string YYYY-MM-DD HH:MM:SS[.ffffff] (or T for the blank)| with the blank; fraction only when not zero      |
 
-More than six fractional digits are rounded half up to six: the one stated rule, the same at every outlet.
+More than six fractional digits are rounded half up to six: the one stated rule, the same at every outlet. A float's -0 is 0,
+because SQLite keeps none.
+
+A loose column (SQLite's) may hold what is not of its kind: a text in a number's place, a blob in a text's, which is spelled {"blob":"AB01"}.
+It is carried as it is from one loose column to the other; any other column refuses it.
 """
 
 from __future__ import annotations
@@ -27,6 +31,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import math
 import re
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -42,9 +47,13 @@ Value = None | bool | int | float | str | bytes
 Image = dict[str, Value]
 """A row: folded column name to canonical value."""
 
+_BLOB = "blob"
+"""Member of the object that stands for a blob where none belongs."""
+
 FRACTION_DIGITS = 6
 """Microseconds: what every engine's application can hold (MySQL's limit)."""
 
+_INTEGER = re.compile(r"[+-]?\d+")
 _TIME = re.compile(r"(-?)(\d{1,3}):(\d{2})(?::(\d{2})(?:\.(\d+))?)?")
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 _DATETIME = re.compile(r"(\d{4}-\d{2}-\d{2})(?:[ T](\d{2}):(\d{2})(?::(\d{2})(?:\.(\d+))?)?)?")
@@ -57,6 +66,8 @@ def canonical(column: Column, wire: Any) -> Value:
     try:
         return _CANONICAL[column.kind](wire)
     except (ValueError, TypeError, ArithmeticError, binascii.Error) as error:
+        if column.loose:
+            return _as_it_is(wire)
         raise PermanentError(
             "value",
             f"A value for column {column.name} is not a {column.kind.value}: {error}.",
@@ -65,12 +76,19 @@ def canonical(column: Column, wire: Any) -> Value:
 
 
 def wire(column: Column, value: Value) -> Any:
-    """The wire value (a JSON scalar) of a canonical value."""
+    """The wire value (JSON) of a canonical value."""
     if isinstance(value, bytes):
-        return base64.b64encode(value).decode("ascii")
-    if isinstance(value, float) and column.kind is Kind.FLOAT:
+        return base64.b64encode(value).decode("ascii") if column.kind is Kind.BINARY else {_BLOB: value.hex().upper()}
+    if isinstance(value, float):
         return repr(value)
     return value
+
+
+def _as_it_is(wire: Any) -> Value:
+    if isinstance(wire, dict):
+        return bytes.fromhex(wire[_BLOB])
+    scalar: str | int | float = wire
+    return scalar
 
 
 def parse_image(table: Table, text: str) -> Image:
@@ -134,6 +152,8 @@ def _key_text(value: Value) -> str:
 
 
 def _integer(value: Any) -> int:
+    if isinstance(value, str) and not _INTEGER.fullmatch(value):
+        raise ValueError("not a whole number")
     if isinstance(value, float) and not value.is_integer():
         raise ValueError("a number with a fraction")
     return int(value)
@@ -143,6 +163,13 @@ def _boolean(value: Any) -> bool:
     if value in (0, 1, "0", "1"):
         return bool(int(value))
     raise ValueError("neither true nor false")
+
+
+def _float(value: Any) -> float:
+    number = float(value)
+    if math.isnan(number):
+        raise ValueError("not a number")
+    return number + 0.0
 
 
 def _decimal(value: Any) -> str:
@@ -159,7 +186,9 @@ def _decimal(value: Any) -> str:
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else str(value)
+    if not isinstance(value, (str, int, float)):
+        raise ValueError("not a text")
+    return str(value)
 
 
 def _binary(value: Any) -> bytes:
@@ -171,8 +200,18 @@ def _binary(value: Any) -> bytes:
 def _json(value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError("not a JSON text")
-    # Numbers with a point become doubles, as in MySQL's JSON type: that is all a JSON column keeps everywhere.
-    return json.dumps(json.loads(value), ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+    # A number with a point, or too long for 64 bits, is a double: that is all a JSON column keeps everywhere.
+    tree = json.loads(value, parse_int=_json_integer, parse_constant=_no_json)
+    return json.dumps(tree, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+
+
+def _json_integer(digits: str) -> int | float:
+    number = int(digits)
+    return number if -(2**63) <= number < 2**64 else float(digits)
+
+
+def _no_json(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
 
 
 def _date(value: Any) -> str:
@@ -222,7 +261,7 @@ _CANONICAL = {
     Kind.INTEGER: _integer,
     Kind.BOOLEAN: _boolean,
     Kind.DECIMAL: _decimal,
-    Kind.FLOAT: float,
+    Kind.FLOAT: _float,
     Kind.TEXT: _text,
     Kind.CHAR: lambda value: _text(value).rstrip(" "),
     Kind.JSON: _json,

@@ -30,7 +30,9 @@ def names_transactions(connection: Connection) -> bool:
     if is_mariadb(connection):
         return False
     try:
-        connection.exec_driver_sql("SELECT 1 FROM subak_state LIMIT 1")  # a transaction begins with its first look at a table
+        connection.exec_driver_sql(
+            "SELECT 1 FROM subak_state LIMIT 1"
+        )  # a transaction begins with its first look at a table
         row = connection.exec_driver_sql(
             "SELECT EVENT_ID FROM performance_schema.events_transactions_current"
             " WHERE THREAD_ID = PS_CURRENT_THREAD_ID() AND STATE = 'ACTIVE'"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
+import re
 
 from services.kernel.catalogue import Column, Kind
 from services.kernel.errors import PermanentError
 from services.kernel.values import Value
+
+_NUMBER = re.compile(r"-?\d+(\.\d+)?")
 
 MAX_INTEGER = 2**63 - 1
 MAX_DECIMAL_DIGITS = 15
@@ -25,7 +27,7 @@ def bind(column: Column, value: Value) -> Value:
     if isinstance(value, int) and not -MAX_INTEGER - 1 <= value <= MAX_INTEGER:
         raise _refused(column, "is beyond 63 bits and a sign, all that SQLite's integers have")
     if column.kind is Kind.DECIMAL and isinstance(value, str) and not has_text_affinity(column.declared):
-        digits = len(Decimal(value).normalize().as_tuple().digits)
+        digits = len(value.lstrip("-").replace(".", "").strip("0")) if _NUMBER.fullmatch(value) else 0
         if digits > MAX_DECIMAL_DIGITS:
             raise _refused(column, f"has {digits} digits; SQLite keeps {MAX_DECIMAL_DIGITS} in a number")
     return value

@@ -62,9 +62,9 @@ def read(connection: Connection, patterns: Sequence[str]) -> Catalogue:
     tables: list[Table] = []
     refusals: list[Refusal] = []
     rows = connection.exec_driver_sql(
-        "SELECT name, type, wr FROM pragma_table_list WHERE schema = 'main' AND type IN ('table', 'virtual') ORDER BY name"
+        "SELECT name, type, wr, strict FROM pragma_table_list WHERE schema = 'main' AND type IN ('table', 'virtual') ORDER BY name"
     ).all()
-    for name, type_, without_rowid in rows:
+    for name, type_, without_rowid, strict in rows:
         wanted = any(fnmatchcase(folded(name), folded(pattern)) for pattern in patterns)
         if not wanted or is_own_table(name) or name.startswith("sqlite_"):
             continue
@@ -73,7 +73,7 @@ def read(connection: Connection, patterns: Sequence[str]) -> Catalogue:
                 Refusal(name, None, "virtual", f"{name} is a virtual table.", "Leave it out of SUBAK_TABLES.")
             )
             continue
-        table = _table(connection, name, bool(without_rowid))
+        table = _table(connection, name, bool(without_rowid), not strict)
         refused = list(_refusals(connection, table))
         refusals += refused
         if not refused:
@@ -81,7 +81,7 @@ def read(connection: Connection, patterns: Sequence[str]) -> Catalogue:
     return Catalogue(tuple(tables), tuple(refusals))
 
 
-def _table(connection: Connection, name: str, without_rowid: bool) -> Table:
+def _table(connection: Connection, name: str, without_rowid: bool, loose: bool) -> Table:
     rows = connection.exec_driver_sql(
         'SELECT name, type, "notnull", pk, hidden FROM pragma_table_xinfo(?) ORDER BY cid', (name,)
     ).all()
@@ -97,8 +97,9 @@ def _table(connection: Connection, name: str, without_rowid: bool) -> Table:
         _column(
             row.name,
             row.type,
-            not row.notnull and not (row.pk and (is_rowid or without_rowid)),
-            bool(row.pk and is_rowid),
+            nullable=not row.notnull and not (row.pk and (is_rowid or without_rowid)),
+            generated=bool(row.pk and is_rowid),
+            loose=loose,
         )
         for row in rows
         if row.hidden == 0
@@ -122,9 +123,18 @@ def _table(connection: Connection, name: str, without_rowid: bool) -> Table:
     )
 
 
-def _column(name: str, declared: str, nullable: bool, generated: bool) -> Column:
+def _column(name: str, declared: str, *, nullable: bool, generated: bool, loose: bool) -> Column:
     kind, precision, scale = _kind(declared)
-    return Column(name, kind or Kind.TEXT, nullable, declared, precision, scale, generated)
+    return Column(
+        name=name,
+        kind=kind or Kind.TEXT,
+        nullable=nullable,
+        declared=declared,
+        precision=precision,
+        scale=scale,
+        generated=generated,
+        loose=loose and not generated,
+    )
 
 
 def _kind(declared: str) -> tuple[Kind | None, int | None, int | None]:
