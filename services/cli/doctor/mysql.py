@@ -27,6 +27,9 @@ MARK = "@subak_applier"
 DENIED = {1044, 1045, 1142, 1143, 1227, 1370}
 """The server's codes for a privilege that is lacking."""
 
+ABSENT = 1146
+"""There is no such table: what was tried would have been allowed."""
+
 BINARY_LOG = 1419
 """A trigger may not be created while the binary log is on, but by an administrator."""
 
@@ -39,7 +42,7 @@ class Server(NamedTuple):
 def examine(connection: Connection, dialect: Dialect, catalogue: Catalogue) -> Iterator[Finding]:
     server = _server(dialect.server(connection))
     yield from _version(server)
-    yield from _rights(connection, dialect, catalogue)
+    yield from _rights(connection, dialect, catalogue, server)
     yield from _variables(connection, catalogue, server)
     for row in connection.execute(text(SQL["engines"])):
         if catalogue.table(row.Name):
@@ -79,17 +82,14 @@ def _version(server: Server) -> Iterator[Finding]:
         )
 
 
-def _rights(connection: Connection, dialect: Dialect, catalogue: Catalogue) -> Iterator[Finding]:
-    """Tries what the services will do: on a scratch table of its own, and without any row on the application's."""
-    for name, privilege in (
-        ("drop_scratch", "DROP"),
-        ("create_scratch", "CREATE"),
-        ("create_trigger", "TRIGGER"),
-        ("drop_scratch", "DROP"),
-    ):
+def _rights(connection: Connection, dialect: Dialect, catalogue: Catalogue, server: Server) -> Iterator[Finding]:
+    """Tries what the services will do, in a way that comes to nothing."""
+    attempts = [("try_table", "CREATE"), ("try_trigger", "TRIGGER")]
+    if server.product == "MySQL":  # MariaDB replaces a trigger in one statement
+        attempts.append(("try_lock", "LOCK TABLES"))
+    for name, privilege in attempts:
         if finding := _try(connection, SQL[name], "this database", privilege, "db.*"):
             yield finding
-            break
     for table in catalogue.tables:
         for privilege, sql in _harmless(table, dialect):
             if finding := _try(connection, sql, table.name, privilege, f"db.{table.name}"):
@@ -100,7 +100,8 @@ def _rights(connection: Connection, dialect: Dialect, catalogue: Catalogue) -> I
 def _harmless(table: Table, dialect: Dialect) -> Iterator[tuple[str, str]]:
     """Statements that need a privilege on the table and touch no row of it."""
     name, key = dialect.identifier(table.name), dialect.identifier(table.key[0])
-    yield "INSERT", f"INSERT INTO {name} ({key}) SELECT {key} FROM {name} WHERE FALSE"  # noqa: S608 - local catalogue
+    columns = ", ".join(dialect.identifier(column.name) for column in table.columns)
+    yield "INSERT", f"INSERT INTO {name} ({columns}) SELECT {columns} FROM {name} WHERE FALSE"  # noqa: S608 - local catalogue
     yield "UPDATE", f"UPDATE {name} SET {key} = {key} WHERE FALSE"  # noqa: S608
     yield "DELETE", f"DELETE FROM {name} WHERE FALSE"  # noqa: S608
 
@@ -117,6 +118,8 @@ def _try(connection: Connection, sql: str, subject: str, privilege: str, where: 
                 "The binary log is on, and this user may therefore create no trigger.",
                 "SET GLOBAL log_bin_trust_function_creators = 1 (in my.cnf too); the triggers are deterministic.",
             )
+        if number == ABSENT:
+            return None
         if number in DENIED:
             return must("privilege", subject, f"{message}.", f"GRANT {privilege} ON {where} TO the user of Subak.")
         return must("refused", subject, f"{message}.", "See the server's message.")
@@ -148,13 +151,14 @@ def _variables(connection: Connection, catalogue: Catalogue, server: Server) -> 
             "A row whose two images together are larger fails to be written, here or where it arrives.",
             "Set max_allowed_packet to 16M or more, and to the same everywhere.",
         )
-    if server.product == "MySQL" and variables.get("performance_schema") != "ON":
+    if server.product == "MySQL" and _try(connection, SQL["try_transactions"], "performance_schema", "SELECT", "it"):
         yield note(
             "performance_schema",
             "performance_schema",
-            "It is off, so triggers cannot learn the transaction's id: what one session commits within a moment "
-            "travels as one transaction.",
-            "Nothing is wrong with that; set performance_schema = ON to have each by itself.",
+            "It is off or may not be read, so triggers cannot learn the transaction's name: what one session commits "
+            "within a moment travels as one transaction.",
+            "Nothing is wrong with that. To have each by itself: performance_schema = ON, and GRANT SELECT ON "
+            "performance_schema.events_transactions_current TO the user of Subak.",
         )
 
 
