@@ -41,10 +41,10 @@ class Common:
     table: Table
     digits: dict[str, int]
     single: frozenset[str]
-    """Columns that are of single precision somewhere."""
+    """Columns that are of single precision somewhere: a FLOAT, but for SQLite's, which holds a double."""
 
     def image(self, text: str) -> Image:
-        """A row, from the JSON text of its image. A value that is not one of the kind counts as the text it is."""
+        """A row, from the JSON text of its image. A value that is not one of the kind counts as it is."""
         raw = {folded(name): value for name, value in json.loads(text).items()}
         return {folded(column.name): self._value(column, raw.get(folded(column.name))) for column in self.table.columns}
 
@@ -55,13 +55,9 @@ class Common:
         return hashlib.blake2b(repr(tuple(image.values())).encode(), digest_size=DIGEST_BYTES).digest()
 
     def _value(self, column: Column, raw: object) -> Value:
-        try:
-            value = canonical(column, raw)
-        except PermanentError:
-            return str(raw)
+        value = canonical(column, raw)
         if isinstance(value, float):
-            value += 0.0  # -0.0 is 0.0
-            return struct.unpack("f", struct.pack("f", value))[0] if folded(column.name) in self.single else value
+            return _single(value) if folded(column.name) in self.single else value
         if isinstance(value, str) and folded(column.name) in self.digits:
             return _coarser(column, value, self.digits[folded(column.name)])
         return value
@@ -75,7 +71,7 @@ def common(tables: Sequence[Table]) -> Common:
         owners = [table.column(column.name) for table in tables if table.has(column.name)]
         if len(owners) == len(tables):
             kind = max((owner.kind for owner in owners), key=SPECIFIC.index)
-            columns.append(replace(column, kind=kind))
+            columns.append(replace(column, kind=kind, loose=True))
     lacking = sorted(
         {folded(column.name) for table in tables for column in table.columns}
         - {folded(column.name) for column in columns}
@@ -101,19 +97,24 @@ def common(tables: Sequence[Table]) -> Common:
         ]
         if known and min(known) < FRACTION_DIGITS:
             digits[folded(column.name)] = min(known)
-        if any(owner.declared.lower().startswith("float") and owner.precision == _SINGLE for owner in owners):
+        if any(owner.declared.lower().startswith("float") and not owner.loose for owner in owners):
             single.add(folded(column.name))
     return Common(replace(first, columns=tuple(columns)), digits, frozenset(single))
 
 
-_SINGLE = 24
-"""Binary digits of a single-precision number."""
+def _single(value: float) -> float:
+    """The nearest number of single precision; one that is too large for it stays as it is."""
+    try:
+        (nearest,) = struct.unpack("f", struct.pack("f", value))
+    except OverflowError:
+        return value
+    return float(nearest)
 
 
 def _coarser(column: Column, value: str, digits: int) -> str:
     """A canonical time or datetime rounded to fewer digits of its seconds: half up, as everywhere."""
     whole, _, fraction = value.partition(".")
-    if len(fraction) <= digits:
+    if len(fraction) <= digits or not fraction.isdecimal():
         return value
     number = int(Decimal(f"0.{fraction}").scaleb(digits).to_integral_value(ROUND_HALF_UP))
     if number == 10**digits:
