@@ -70,8 +70,11 @@ class Queue:
 
     def prepare(self) -> None:
         """Creates or upgrades the tables, and the rows that every hub database has."""
-        with self._classified(), self._writing.connect() as connection:
-            prepare(connection, self.dialect, Side.HUB)
+        with self._classified():
+            if self.dialect.name == "sqlite":
+                _let_readers_in(self._writing)
+            with self._writing.connect() as connection:
+                prepare(connection, self.dialect, Side.HUB)
         self.write(state.ensure, uuid.uuid4().hex)
 
     def start(self) -> None:
@@ -136,6 +139,15 @@ class Queue:
             if classified.code == "duplicate_key":  # a race at an outlet; here one thread of one process writes
                 classified = PermanentError("duplicate_key", classified.what, "Report this: the hub's tables disagree.")
             raise classified from error
+
+
+def _let_readers_in(sqlite: Engine) -> None:
+    """The hub's own file is in write-ahead mode, so that who reads and who commits do not wait for each other."""
+    connection = sqlite.raw_connection()
+    try:
+        connection.cursor().execute("PRAGMA journal_mode = WAL")
+    finally:
+        connection.close()
 
 
 def open_queue(url: URL, clock: Clock) -> Queue:

@@ -34,7 +34,7 @@ from services.kernel.wire.messages import (
 )
 from tests.conftest import FreshDatabase
 from tests.stack.network import Process, wait_for
-from tests.stack.servers import free_port
+from tests.stack.servers import MysqlServer, Servers, free_port
 
 LIMIT = 20.0
 """Seconds within which the hub must do whatever it is waited for here."""
@@ -508,6 +508,28 @@ def test_a_hub_killed_in_the_middle_loses_nothing(hub: Hub, point: str) -> None:
     talk(first)
     hub.start()
     talk(lambda: afterwards(*killed[0]))
+
+
+@pytest.mark.parametrize("engine_name", ["mariadb", "mysql"])
+def test_the_database_goes_and_comes_back(hub: Hub, servers: Servers, engine_name: str) -> None:
+    """Nothing is answered that is not durable; the outlets' connections hold meanwhile."""
+    server = servers.server(engine_name)
+    assert isinstance(server, MysqlServer)
+
+    async def conversation() -> None:
+        amed, candi = await hub.applier("amed"), await hub.capture("candi")
+        await candi.store(b"0")
+        server.process.kill()
+        server.process.wait()
+        for number in range(1, 10):
+            await candi.send(b"%d" % number)
+        await asyncio.to_thread(wait_for, "the hub to say so", lambda: not hub.process.ready(), LIMIT)
+        server.kill_and_restart()  # in this thread: a server dies with the thread that started it
+        assert [await candi.stored() for _ in range(1, 10)] == list(range(2, 11))
+        assert [await amed.execute() for _ in range(10)] == [b"%d" % number for number in range(10)]
+        assert await asyncio.to_thread(hub.process.ready)
+
+    talk(conversation)
 
 
 @ENGINES
