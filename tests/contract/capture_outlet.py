@@ -81,7 +81,7 @@ class Outlet:
                 found.append(transactions)
         return found
 
-    def keys(self) -> list[list[list[str]]]:
+    def row_keys(self) -> list[list[list[str]]]:
         """The row keys: by batch, by transaction."""
         return [[[change.key for change in one.changes] for one in batch] for batch in self.batches()]
 

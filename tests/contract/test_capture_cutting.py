@@ -42,7 +42,7 @@ def test_a_change_is_cut_once(outlet: Outlet) -> None:
     outlet.execute(product(1))
     assert cutter.poll() == 1
     assert cutter.poll() == 0
-    assert outlet.keys() == [[["1"]]]
+    assert outlet.row_keys() == [[["1"]]]
     outlet.execute("UPDATE product SET stock = 9 WHERE id = 1", "DELETE FROM product WHERE id = 1")
     assert cutter.poll() == 2
     assert [[change.op.value for change in one.changes] for one in outlet.batches()[1]] == [["U", "D"]]
@@ -52,7 +52,7 @@ def test_batches_are_chained_over_restarts(outlet: Outlet) -> None:
     for number in range(1, 4):
         outlet.execute(product(number))
         assert outlet.cutter().poll() == 1
-    assert outlet.keys() == [[["1"]], [["2"]], [["3"]]]
+    assert outlet.row_keys() == [[["1"]], [["2"]], [["3"]]]
 
 
 @SERVERS
@@ -67,7 +67,7 @@ def test_a_smaller_id_that_becomes_visible_later_is_not_missed(outlet: Outlet) -
         assert cutter.poll() == 1
         late.commit()
     assert cutter.poll() == 2
-    assert outlet.keys() == [[["2"]], [["4"]], [["1", "3"]]]
+    assert outlet.row_keys() == [[["2"]], [["4"]], [["1", "3"]]]
 
 
 def test_a_transaction_that_is_rolled_back_is_never_seen(outlet: Outlet) -> None:
@@ -77,7 +77,7 @@ def test_a_transaction_that_is_rolled_back_is_never_seen(outlet: Outlet) -> None
         connection.rollback()
     outlet.execute(product(2))
     assert cutter.poll() == 1
-    assert outlet.keys() == [[["2"]]]
+    assert outlet.row_keys() == [[["2"]]]
 
 
 @SERVERS
@@ -161,7 +161,7 @@ def test_large_images_do_not_add_up(outlet: Outlet) -> None:
             )
         outlet.application.dispose()
     assert cutter.poll() == 6
-    assert [key for batch in outlet.keys() for one in batch for key in one] == [str(number) for number in range(6)]
+    assert [key for batch in outlet.row_keys() for one in batch for key in one] == [str(number) for number in range(6)]
     if not outlet.is_sqlite:
         assert [len(batch) for batch in outlet.batches()] == [1] * 6
 
@@ -177,7 +177,7 @@ def test_a_crash_before_the_commit_of_a_cut_leaves_nothing_and_the_next_start_cu
             cutter.poll()
     assert outlet.batches() == [] and outlet.waiting() == 1
     assert cutter.poll() == 1 and outlet.cutter().poll() == 0
-    assert outlet.keys() == [[["1"]]]
+    assert outlet.row_keys() == [[["1"]]]
 
 
 def test_what_was_cut_stays_as_it_is_whatever_becomes_visible_later(
@@ -223,7 +223,7 @@ def test_a_second_capture_is_fenced_off(outlet: Outlet) -> None:
         two.poll()
     assert raised.value.code == "another_capture" and "stop the other" in raised.value.todo
     assert one.poll() == 1
-    assert outlet.keys() == [[["1"]], [["2"]]]
+    assert outlet.row_keys() == [[["1"]], [["2"]]]
 
 
 @SERVERS
@@ -278,7 +278,7 @@ def test_the_database_away_and_back(outlet: Outlet) -> None:
             return False
 
     until(polled, "the cutter works again")
-    assert outlet.keys() == [[["1"]], [["2"]]]
+    assert outlet.row_keys() == [[["1"]], [["2"]]]
 
 
 class _DiedError(Exception):
