@@ -44,11 +44,6 @@ def examine(connection: Connection, dialect: Dialect, catalogue: Catalogue) -> I
     yield from _version(server)
     yield from _rights(connection, dialect, catalogue, server)
     yield from _variables(connection, catalogue, server)
-    for row in connection.execute(text(SQL["engines"])):
-        if catalogue.table(row.Name):
-            yield must(
-                "engine", row.Name, f"Its storage engine {row.Engine} has no transactions.", "ALTER it to InnoDB."
-            )
     yield from _triggers(connection, dialect, catalogue)
     for row in connection.execute(text(SQL["events"])):
         yield check(

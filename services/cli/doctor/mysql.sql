@@ -12,12 +12,6 @@ FROM information_schema.EVENTS
 WHERE EVENT_SCHEMA = DATABASE() AND STATUS = 'ENABLED'
 ORDER BY EVENT_NAME;
 
--- engines: tables of this database that are not InnoDB's
-SELECT TABLE_NAME AS Name, ENGINE AS Engine
-FROM information_schema.TABLES
-WHERE TABLE_SCHEMA = DATABASE() AND TABLE_TYPE = 'BASE TABLE' AND ENGINE <> 'InnoDB'
-ORDER BY TABLE_NAME;
-
 -- variables: the server's settings that matter
 SHOW GLOBAL VARIABLES WHERE Variable_name IN (
     'auto_increment_increment', 'auto_increment_offset', 'binlog_format', 'log_bin', 'max_allowed_packet'
