@@ -5,18 +5,13 @@ from __future__ import annotations
 import sys
 
 from services.capture.service import Service
-from services.kernel.errors import SubakError
 from services.kernel.settings import OutletSettings, load_or_exit
 from services.kernel.telemetry import run_service
 
 
 def main() -> int:
     settings = load_or_exit(OutletSettings)
-    try:
-        return run_service("capture", lambda stop, nudge: Service(settings, stop, nudge).run())
-    except SubakError as error:
-        print(f"subak capture: {error}", file=sys.stderr)
-        return 1
+    return run_service("capture", lambda stop, nudge: Service(settings, stop, nudge).run())
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from services.capture.database import Database
 from services.capture.progress import Progress
 from services.capture.storing import Header
 from services.kernel.change import GENESIS
-from services.kernel.errors import PermanentError, ProtocolError
+from services.kernel.errors import PermanentError
 from services.kernel.failpoint import reach
 from services.kernel.link import Channel
 from services.kernel.wire.messages import (
@@ -72,7 +72,7 @@ class Sender:
     async def run(self, channel: Channel, welcome: Welcome) -> None:
         """Sends until the connection ends or the service stops.
 
-        Raises PermanentError `fork`, ProtocolError, TransientError.
+        Raises PermanentError `fork`, and what ends the connection.
         """
         self._forget(welcome.position)
         await self._agree(welcome)
@@ -139,9 +139,7 @@ class Sender:
         while (message := await channel.receive()) is not None:
             if not isinstance(message, Stored):
                 continue  # the roster, and whether broadcasting is paused, change nothing here
-            if not self._in_flight or message.number != self._in_flight[0].number:
-                raise ProtocolError("state", f"The hub confirmed batch {message.number}, which is not the next.")
-            self._confirmed = self._in_flight.popleft().number
+            self._confirmed = self._in_flight.popleft().number  # the session sees to it that it is the next
             self._room.set()
             self._confirmation.set()
 

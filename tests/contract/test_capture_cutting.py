@@ -258,6 +258,19 @@ def test_cutting_neither_waits_for_the_application_nor_makes_it_wait(
 
 
 @SERVERS
+def test_marking_does_not_make_the_application_wait(outlet: Outlet) -> None:
+    cutter = outlet.cutter()
+    for number in range(1, 4):
+        outlet.execute(product(number))
+        cutter.poll()
+    outlet.execute(product(4))
+    with outlet.database.transaction() as connection:
+        storing.mark_stored(connection, "0123456789abcdef", [1, 3], 0)
+        outlet.execute("SET innodb_lock_wait_timeout = 1", product(100), "UPDATE product SET stock = 8 WHERE id = 1")
+    assert cutter.poll() == 3
+
+
+@SERVERS
 def test_the_database_away_and_back(outlet: Outlet) -> None:
     """A broken connection is transient, and the cutter goes on after it with the number it finds."""
     cutter = outlet.cutter()
