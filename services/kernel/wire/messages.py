@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Annotated
 
 import msgspec
 
@@ -27,6 +28,18 @@ WINDOW_BATCHES = 16
 WINDOW_BYTES = 8 * 1024 * 1024
 """A batch is sent while those in flight are smaller than this together, so that memory stays bounded at any backlog."""
 
+OUTLET_NAME = r"\A[A-Za-z0-9_.-]{1,64}\Z"
+"""What an outlet may be called: the same text in every database, file name, certificate and URL."""
+
+Name = Annotated[str, msgspec.Meta(pattern=OUTLET_NAME)]
+Epoch = Annotated[str, msgspec.Meta(max_length=32)]
+Natural = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+"""What a BIGINT column holds."""
+Positive = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
+"""What an INTEGER column holds."""
+Digest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+
 
 class Role(StrEnum):
     CAPTURE = "capture"
@@ -34,43 +47,46 @@ class Role(StrEnum):
 
 
 class Message(msgspec.Struct, frozen=True, tag_field="type", tag=str.lower, forbid_unknown_fields=False):
-    """Base of all messages, for typing only. Unknown fields are passed over, so that a newer peer may say more."""
+    """Base of all messages, for typing only. Unknown fields are passed over, so that a newer peer may say more.
+
+    What a field may hold is checked when a message is decoded, not when it is made.
+    """
 
 
 class OutletInfo(msgspec.Struct, frozen=True):
     """One line of the roster."""
 
-    name: str
+    name: Name
     company: str
     place: str
     online: bool
 
 
-class Hello(Message):
+class Hello(Message, frozen=True):
     """Outlet to hub, first frame. `position` and `digest`: see PROTOCOL.md, 'Resuming'."""
 
     protocol: int
     role: Role
-    outlet: str
-    epoch: str
-    position: int
-    digest: bytes
+    outlet: Name
+    epoch: Epoch
+    position: Natural
+    digest: Digest
     software: str = ""
 
 
-class Welcome(Message):
+class Welcome(Message, frozen=True):
     """Hub to outlet: hello accepted. `position` and `digest`: the last batch stored of this outlet's epoch, for a capture."""
 
     hub: str
-    position: int
-    digest: bytes
+    position: Natural
+    digest: Digest
     roster: list[OutletInfo]
     paused: bool = False
     time: int = 0
     """The hub's clock, µs since 1970 UTC."""
 
 
-class Refused(Message):
+class Refused(Message, frozen=True):
     """Hub to outlet: hello not accepted, or the connection ends for a reason the outlet can act on. The hub closes after it."""
 
     code: str
@@ -78,92 +94,92 @@ class Refused(Message):
     todo: str = ""
 
 
-class Batch(Message):
+class Batch(Message, frozen=True):
     """Capture to hub: announces a batch; `parts` Part messages follow at once."""
 
-    epoch: str
-    number: int
-    previous: bytes
-    digest: bytes
-    changes: int
-    transactions: int
-    bytes: int
-    parts: int
+    epoch: Epoch
+    number: Positive
+    previous: Digest
+    digest: Digest
+    changes: Count
+    transactions: Count
+    bytes: Natural
+    parts: Count
 
 
-class Part(Message):
+class Part(Message, frozen=True):
     """A piece of the body of the batch or delivery announced last; `index` counts from 0."""
 
-    index: int
+    index: Count
     body: bytes
 
 
-class Stored(Message):
+class Stored(Message, frozen=True):
     """Hub to capture: the batch is durable at the hub, and owed to every other outlet."""
 
-    epoch: str
-    number: int
+    epoch: Epoch
+    number: Positive
 
 
-class Delivery(Message):
+class Delivery(Message, frozen=True):
     """Hub to applier: a batch; `parts` Part messages follow at once. `previous_sequence` names the delivery before it (0: none)."""
 
-    sequence: int
-    previous_sequence: int
-    origin: str
-    epoch: str
-    number: int
-    previous: bytes
-    digest: bytes
-    changes: int
-    transactions: int
-    bytes: int
-    parts: int
+    sequence: Positive
+    previous_sequence: Natural
+    origin: Name
+    epoch: Epoch
+    number: Positive
+    previous: Digest
+    digest: Digest
+    changes: Count
+    transactions: Count
+    bytes: Natural
+    parts: Count
 
 
 class QuarantineReport(msgspec.Struct, frozen=True):
     """A transaction (by its position in the batch) that an outlet could not apply."""
 
-    position: int
+    position: Count
     code: str
     reason: str
 
 
-class Executed(Message):
+class Executed(Message, frozen=True):
     """Applier to hub: the delivery's effects are durable at the outlet, but for what is quarantined."""
 
-    sequence: int
-    conflicts: int = 0
+    sequence: Positive
+    conflicts: Count = 0
     quarantined: list[QuarantineReport] = []
 
 
-class Report(Message):
+class Report(Message, frozen=True):
     """Applier to hub: what stands at the outlet now. Sent after welcome and whenever a number changes by other means."""
 
-    conflicts: int
-    quarantined: int
+    conflicts: Count
+    quarantined: Count
 
 
-class Roster(Message):
+class Roster(Message, frozen=True):
     """Hub to outlet, whenever an outlet comes, goes, is added or removed, or broadcasting is paused or resumed."""
 
     outlets: list[OutletInfo]
     paused: bool = False
 
 
-class Ping(Message):
+class Ping(Message, frozen=True):
     """Either side, when it has sent nothing for a heartbeat."""
 
     time: int
 
 
-class Pong(Message):
+class Pong(Message, frozen=True):
     """The answer to a ping; `time` is the ping's."""
 
     time: int
 
 
-class Bye(Message):
+class Bye(Message, frozen=True):
     """Either side: an orderly end. Nothing is sent after it."""
 
 

@@ -1,0 +1,345 @@
+"""Environment variables, each also as NAME_FILE (a file that holds the value). All faults are told at once.
+
+A value that may hold a password (a database URL) never stands in a message.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import os
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, NamedTuple, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+from services.kernel.errors import PermanentError
+from services.kernel.failpoint import VARIABLE as FAILPOINT
+from services.kernel.tls import TlsFault, TlsSettings, check_tls
+from services.kernel.wire.messages import OUTLET_NAME
+
+DRIVERS = {"mysql": "pymysql", "mariadb": "pymysql", "sqlite": "pysqlite"}
+
+PREFIX = "SUBAK_"
+TLS_FILES = {"ca": "SUBAK_TLS_CA", "cert": "SUBAK_TLS_CERT", "key": "SUBAK_TLS_KEY"}
+TLS = ("SUBAK_TLS", *TLS_FILES.values())
+
+
+class Address(NamedTuple):
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def loopback(self) -> bool:
+        """Whether nothing but this machine can be behind it."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+
+class Fault(NamedTuple):
+    """One thing wrong with the environment: which variable, what is wrong, what to set."""
+
+    variable: str
+    what: str
+    todo: str
+
+
+class SettingsError(PermanentError):
+    """Carries every fault, in the order of the variables' names."""
+
+    def __init__(self, faults: list[Fault]) -> None:
+        self.faults = tuple(sorted(set(faults)))
+        lines = "\n".join(f"  {fault.variable}: {fault.what} {fault.todo}" for fault in self.faults)
+        super().__init__("setting", f"{len(self.faults)} of the settings are wrong or missing:\n{lines}")
+
+
+class _Refused(ValueError):
+    """What is wrong with one value, and what to set."""
+
+    def __init__(self, what: str, todo: str) -> None:
+        super().__init__(what)
+        self.what = what
+        self.todo = todo
+
+
+def _address(text: Any) -> Address:
+    """`host:port`; an IPv6 host in brackets."""
+    if isinstance(text, Address):
+        return text
+    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.%]+)\]|([^\s:\[\]/@]+)):(\d{1,5})", str(text))
+    if not match or int(match[3]) > 65535:
+        raise _Refused(f"{text!r} is not host:port.", "Set it to a host and a port, such as 127.0.0.1:7707.")
+    return Address(match[1] or match[2], int(match[3]))
+
+
+def _dialled(text: Any) -> Address:
+    address = _address(text)
+    if address.port == 0:
+        raise _Refused("Port 0 cannot be dialled.", "Set the port that the hub listens on.")
+    return address
+
+
+def _database_url(text: Any) -> URL:
+    if isinstance(text, URL):
+        return text
+    example = "Set it to mysql+pymysql://user:password@host:3306/database or sqlite:////path/to/file.db."
+    try:
+        url = make_url(text)
+    except (ArgumentError, ValueError):
+        raise _Refused("It is not a database URL (its text is not shown, it may hold a password).", example) from None
+    backend, _, driver = url.drivername.partition("+")
+    if backend not in DRIVERS:
+        raise _Refused(f"{backend} is not an engine that Subak knows.", example)
+    if driver and driver != DRIVERS[backend]:
+        raise _Refused(f"Subak does not use the driver {driver}.", f"Write {backend}+{DRIVERS[backend]}://.")
+    if not url.database or url.database == ":memory:":
+        raise _Refused("It names no database that stays.", example)
+    return url.set(drivername=f"{backend}+{DRIVERS[backend]}")
+
+
+def _outlet(text: Any) -> str:
+    if not re.search(OUTLET_NAME, str(text)):
+        raise _Refused(
+            f"{str(text)[:80]!r} is no name for an outlet.", "Use 1 to 64 of the characters A-Z a-z 0-9 _ . - only."
+        )
+    return str(text)
+
+
+def _globs(text: Any) -> tuple[str, ...]:
+    """Globs separated by commas or blanks."""
+    if isinstance(text, tuple):
+        return text
+    globs = tuple(re.split(r"[,\s]+", str(text).strip(", \t\n")))
+    if globs == ("",):
+        raise _Refused(
+            "It names no table.", "Set it to globs, such as sales_*,product, or leave it out for every table."
+        )
+    return globs
+
+
+def _enrol(text: Any) -> bool:
+    if isinstance(text, bool):
+        return text
+    if text not in ("open", "closed"):
+        raise _Refused(f"{text!r} is neither.", "Set it to open or closed.")
+    return bool(text == "open")
+
+
+def _file(text: Any) -> Path:
+    path = Path(text)
+    if not path.is_file():
+        raise _Refused(f"There is no file {str(text)!r}.", "Set it to the path of a file that can be read.")
+    return path
+
+
+ListenAddress = Annotated[Address, BeforeValidator(_address)]
+DialledAddress = Annotated[Address, BeforeValidator(_dialled)]
+DatabaseUrl = Annotated[URL, BeforeValidator(_database_url)]
+Outlet = Annotated[str, BeforeValidator(_outlet)]
+Globs = Annotated[tuple[str, ...], BeforeValidator(_globs)]
+Enrol = Annotated[bool, BeforeValidator(_enrol)]
+File = Annotated[Path, BeforeValidator(_file)]
+
+
+class Settings(BaseModel):
+    """`variables` says which environment variable gives which field."""
+
+    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True, extra="forbid", hide_input_in_errors=True)
+    variables: ClassVar[dict[str, str]] = {}
+    peer: ClassVar[str] = ""
+    """The field with the address that TLS is about: without TLS it must be a loopback one. Empty: no TLS here."""
+
+
+class HubDatabaseSettings(Settings):
+    variables = {"database_url": "SUBAK_HUB_DATABASE_URL"}
+    database_url: DatabaseUrl
+
+
+class HubSettings(HubDatabaseSettings):
+    variables = {
+        **HubDatabaseSettings.variables,
+        "listen": "SUBAK_HUB_LISTEN",
+        "enrol": "SUBAK_HUB_ENROL",
+        "metrics_listen": "SUBAK_METRICS_LISTEN",
+        "policy_file": "SUBAK_POLICY_FILE",
+    }
+    peer = "listen"
+    listen: ListenAddress
+    enrol: Enrol = False
+    metrics_listen: ListenAddress | None = None
+    policy_file: File | None = None
+    tls: TlsSettings | None = None
+
+
+class OutletDatabaseSettings(Settings):
+    variables = {"outlet": "SUBAK_OUTLET", "database_url": "SUBAK_DATABASE_URL", "tables": "SUBAK_TABLES"}
+    outlet: Outlet | None = None
+    database_url: DatabaseUrl
+    tables: Globs = ("*",)
+
+
+class OutletSettings(Settings):
+    variables = {
+        **OutletDatabaseSettings.variables,
+        "hub": "SUBAK_HUB",
+        "metrics_listen": "SUBAK_METRICS_LISTEN",
+    }
+    peer = "hub"
+    outlet: Outlet
+    hub: DialledAddress
+    database_url: DatabaseUrl
+    tables: Globs = ("*",)
+    metrics_listen: ListenAddress | None = None
+    tls: TlsSettings | None = None
+
+
+VARIABLES = frozenset({*HubSettings.variables.values(), *OutletSettings.variables.values(), *TLS})
+"""Every variable of every service: one that belongs to another service is no fault."""
+
+T = TypeVar("T", bound=Settings)
+
+
+def load(kind: type[T], environ: Mapping[str, str] = os.environ) -> T:
+    """Raises SettingsError with every fault there is."""
+    faults = _unknown(environ)
+    wanted = [*kind.variables.values(), *(TLS if kind.peer else ())]
+    given = {variable: text for variable in wanted if (text := _given(environ, variable, faults))}
+    unreadable = {fault.variable.removesuffix("_FILE") for fault in faults}
+    values: dict[str, Any] = {field: given[name] for field, name in kind.variables.items() if name in given}
+    if kind.peer:
+        values["tls"] = _tls(kind, given, unreadable, faults)
+    try:
+        settings = kind.model_validate(values)
+    except ValidationError as error:
+        for detail in error.errors():
+            fault = _fault(kind.variables[str(detail["loc"][0])], detail.get("ctx", {}).get("error"))
+            if fault.variable not in unreadable:
+                faults.append(fault)
+    if faults:
+        raise SettingsError(faults)
+    return settings
+
+
+def load_or_exit(kind: type[T]) -> T:
+    """As `load` from the environment; prints the faults to stderr and exits with code 2."""
+    try:
+        return load(kind)
+    except SettingsError as error:
+        print(error.what, file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def _given(environ: Mapping[str, str], variable: str, faults: list[Fault]) -> str | None:
+    """The variable's value, or the content of the file that NAME_FILE names. An empty one counts as not set."""
+    text, file = environ.get(variable, "").strip(), environ.get(f"{variable}_FILE", "").strip()
+    if text and file:
+        faults.append(Fault(variable, f"Both it and {variable}_FILE are set.", "Set one of them."))
+        return None
+    if not file:
+        return text or None
+    try:
+        text = Path(file).read_text("utf-8").strip()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not text in UTF-8"
+        faults.append(
+            Fault(f"{variable}_FILE", f"{file!r} cannot be read: {reason}.", "Name a file that holds the value.")
+        )
+        return None
+    if not text:
+        faults.append(Fault(f"{variable}_FILE", f"{file!r} is empty.", "Name a file that holds the value."))
+    if text.startswith("-----BEGIN"):
+        faults.append(
+            Fault(
+                f"{variable}_FILE",
+                f"{file!r} is the certificate or key itself.",
+                f"Set {variable} to its path instead.",
+            )
+        )
+        return None
+    return text or None
+
+
+def _fault(variable: str, refused: object) -> Fault:
+    if isinstance(refused, _Refused):
+        return Fault(variable, refused.what, refused.todo)
+    return Fault(variable, "It is missing.", f"Set it: {MEANING[variable]}.")
+
+
+MEANING = {
+    "SUBAK_HUB_LISTEN": "where the hub listens, such as 127.0.0.1:7707",
+    "SUBAK_HUB_DATABASE_URL": "the hub's own database, such as mysql+pymysql://user:password@host:3306/subak",
+    "SUBAK_OUTLET": "this outlet's name",
+    "SUBAK_HUB": "where the hub is, such as hub.example.com:7707",
+    "SUBAK_DATABASE_URL": "the outlet's database, such as mysql+pymysql://user:password@host:3306/shop",
+    "SUBAK_TLS_CA": "the path of the certificate that signed the others",
+    "SUBAK_TLS_CERT": "the path of this service's certificate",
+    "SUBAK_TLS_KEY": "the path of its key",
+}
+"""Of the variables that must be set."""
+
+
+def _tls(kind: type[T], given: Mapping[str, str], unreadable: set[str], faults: list[Fault]) -> TlsSettings | None:
+    files = {name: given[variable] for name, variable in TLS_FILES.items() if variable in given}
+    switch = given.get("SUBAK_TLS")
+    if switch is not None and switch != "off":
+        faults.append(
+            Fault("SUBAK_TLS", f"{switch!r} is not known.", "Leave it out, or set it to off on this machine only.")
+        )
+        return None
+    if switch == "off":
+        _check_off(kind, given, files, faults)
+        return None
+    for name, variable in TLS_FILES.items():
+        if name not in files and variable not in unreadable:
+            hint = "" if files else " (Or SUBAK_TLS=off, when hub and outlets are all on this machine.)"
+            faults.append(Fault(variable, "It is missing.", f"Set it: {MEANING[variable]}.{hint}"))
+    if len(files) < len(TLS_FILES):
+        return None
+    tls = TlsSettings(**{name: Path(path) for name, path in files.items()})
+    wrong: list[TlsFault] = check_tls(tls)
+    faults.extend(Fault(TLS_FILES[name], what, todo) for name, what, todo in wrong)
+    return tls
+
+
+def _check_off(kind: type[T], given: Mapping[str, str], files: Mapping[str, str], faults: list[Fault]) -> None:
+    variable = kind.variables[kind.peer]
+    if files:
+        faults.append(Fault("SUBAK_TLS", "It is off, and certificates are set.", "Set the one or the other."))
+    try:
+        address = _address(given.get(variable, ""))
+    except _Refused:
+        return  # told as a fault of that variable
+    if not address.loopback:
+        faults.append(
+            Fault(
+                "SUBAK_TLS",
+                f"It is off, and {variable} ({address}) is not an address of this machine alone.",
+                f"Set {', '.join(TLS_FILES.values())} instead, or use 127.0.0.1.",
+            )
+        )
+
+
+def _unknown(environ: Mapping[str, str]) -> list[Fault]:
+    known = sorted({*VARIABLES, *(f"{variable}_FILE" for variable in VARIABLES)})
+    faults = []
+    for variable in environ:
+        if not variable.startswith(PREFIX) or variable in known or variable == FAILPOINT:
+            continue
+        if variable.startswith("SUBAK_TEST_"):
+            continue
+        near = difflib.get_close_matches(variable, known, n=1)
+        todo = f"Did you mean {near[0]}?" if near else "Take it out of the environment."
+        faults.append(Fault(variable, "There is no such setting.", todo))
+    return faults

@@ -1,0 +1,219 @@
+"""What a service tells about itself: log lines on stderr, figures and health on a small HTTP server, an exit code.
+
+Log lines are JSON, or readable on a terminal. They never contain row values: a database error's own text may quote them, so
+only its kind is shown.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any
+
+import structlog
+from prometheus_client import REGISTRY
+from prometheus_client.exposition import choose_encoder
+from structlog.tracebacks import ExceptionDictTransformer
+from structlog.typing import EventDict, FilteringBoundLogger, WrappedLogger
+
+from services.kernel.errors import PermanentError, SubakError
+from services.kernel.settings import Address
+
+STOP_SECONDS = 9.5
+"""A service that was told to stop and has not by then ends at once: whoever told it waits ten seconds."""
+
+REQUEST_SECONDS = 5.0
+"""A client that has not sent its request by then is cut off, so that idle connections cannot pile up."""
+
+QUOTES_VALUES = ("sqlalchemy.", "pymysql.", "sqlite3")
+"""Modules whose errors may quote a row's values."""
+
+
+def configure_logging(service: str) -> None:
+    """Every line carries the service's name. Call once, first."""
+    terminal = sys.stderr.isatty()
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            lambda _logger, _method, event: {"service": service, **event},
+            _hide_values,
+            *_renderers(terminal),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+
+
+def _renderers(terminal: bool) -> list[Any]:
+    if terminal:
+        return [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
+    exceptions = structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False))
+    return [exceptions, structlog.processors.JSONRenderer(ensure_ascii=False, default=str)]
+
+
+def logger(name: str) -> FilteringBoundLogger:
+    """A logger whose lines say which part of the service they come from."""
+    bound: FilteringBoundLogger = structlog.get_logger(part=name)
+    return bound
+
+
+class _HiddenError(Exception):
+    """Stands in for a database error; its text is the kind of error only."""
+
+
+def _hide_values(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    error = event.get("exc_info")
+    if error is True:
+        error = sys.exc_info()[1]
+    elif isinstance(error, tuple):
+        error = error[1]
+    if isinstance(error, BaseException):
+        event["exc_info"] = _without_values(error)
+    return event
+
+
+def _without_values(error: BaseException) -> tuple[type[BaseException], BaseException, TracebackType | None]:
+    shown = error
+    if any(f"{type(one).__module__}.".startswith(QUOTES_VALUES) for one in _chain(error)):
+        shown = _HiddenError(
+            f"{type(error).__module__}.{type(error).__qualname__}: text not shown, it may hold row values"
+        )
+    return type(shown), shown, error.__traceback__
+
+
+def _chain(error: BaseException | None) -> list[BaseException]:
+    """The error and what led to it."""
+    chain: list[BaseException] = []
+    while error is not None and error not in chain:
+        chain.append(error)
+        error = error.__cause__ or error.__context__
+    return chain
+
+
+class Health:
+    """What /readyz answers: ready when the service's own work is (`ready`) and, at an outlet, the hub is linked (`link` empty)."""
+
+    def __init__(self) -> None:
+        self.ready = False
+        self.detail = "starting"
+        self.link = ""
+        """Why there is no link to the hub; set by `link.keep_linked`, empty where there is one or none is needed."""
+
+    def status(self) -> tuple[bool, str]:
+        if not self.ready:
+            return False, self.detail
+        return not self.link, self.link or self.detail or "ready"
+
+
+def serve_metrics(address: Address | None, health: Health) -> ThreadingHTTPServer | None:
+    """/metrics, /healthz (the process lives) and /readyz, from a thread of its own. None when no address is set.
+
+    Raises PermanentError `metrics_listen` when the address cannot be listened on.
+    """
+    if address is None:
+        return None
+    try:
+        server = _Server(address, health)
+    except OSError as error:
+        raise PermanentError(
+            "metrics_listen",
+            f"Cannot listen on {address} for metrics: {error.strerror or error}.",
+            "Set SUBAK_METRICS_LISTEN to an address of this machine and a free port.",
+        ) from error
+    threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
+    return server
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, address: Address, health: Health) -> None:
+        self.health = health
+        super().__init__((address.host, address.port), _Handler)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that went away in the middle is no news."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    timeout = REQUEST_SECONDS
+    server: _Server
+
+    def do_GET(self) -> None:
+        if self.path == "/metrics":
+            encode, kind = choose_encoder(self.headers.get("Accept", ""))
+            self._answer(HTTPStatus.OK, kind, encode(REGISTRY))
+        elif self.path == "/healthz":
+            self._answer(HTTPStatus.OK, "text/plain", b"alive\n")
+        elif self.path == "/readyz":
+            ready, detail = self.server.health.status()
+            status = HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE
+            self._answer(status, "text/plain; charset=utf-8", f"{detail}\n".encode())
+        else:
+            self._answer(HTTPStatus.NOT_FOUND, "text/plain", b"/metrics /healthz /readyz\n")
+
+    def _answer(self, status: HTTPStatus, kind: str, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *arguments: Any) -> None:
+        """Scrapes are not logged."""
+
+
+def run_service(name: str, main: Callable[[asyncio.Event, asyncio.Event], Awaitable[None]]) -> int:
+    """Runs `main(stop, nudge)`; SIGTERM and SIGINT set `stop`, SIGHUP sets `nudge`. Returns the exit code.
+
+    0: ended in order; 1: an error ended it, which is logged. A service that does not end within STOP_SECONDS of being
+    told to is ended with 1; nothing is lost, since nothing is acknowledged before it is durable.
+    """
+    configure_logging(name)
+    log = logger(name)
+
+    def overdue() -> None:
+        log.error("not stopped in time", seconds=STOP_SECONDS)
+        os._exit(1)
+
+    limit = threading.Timer(STOP_SECONDS, overdue)
+    limit.daemon = True
+
+    async def run() -> None:
+        stop, nudge = asyncio.Event(), asyncio.Event()
+
+        def told() -> None:
+            if not stop.is_set():
+                log.info("stopping")
+                stop.set()
+                limit.start()
+
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, told)
+        loop.add_signal_handler(signal.SIGHUP, nudge.set)
+        await main(stop, nudge)
+
+    try:
+        asyncio.run(run())
+    except SubakError as error:
+        log.error("ended", code=error.code, what=error.what, todo=error.todo)
+        return 1
+    except Exception:
+        log.exception("ended by a fault of this program")
+        return 1
+    finally:
+        limit.cancel()
+    log.info("stopped")
+    return 0
