@@ -26,20 +26,18 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-SERVICES, OUTLET, OPERATE = "Services", "At an outlet", "Operating"
-
-app.command(rich_help_panel=OPERATE)(demo)
-app.add_typer(running.hub, name="hub", rich_help_panel=SERVICES)
-app.command(rich_help_panel=SERVICES)(running.capture)
-app.command(rich_help_panel=SERVICES)(running.applier)
+app.command(name="demo")(demo)
+app.add_typer(running.hub, name="hub")
+app.command(name="capture")(running.capture)
+app.command(name="applier")(running.applier)
 app.add_typer(outlets.app, name="outlet")
+app.command(name="doctor")(doctor)
 app.add_typer(triggers.app, name="triggers")
 app.command(name="status")(status.command)
 app.command(name="log")(log)
-app.command(name="compare")(compare)
-app.add_typer(quarantine.app, name="quarantine")
 app.command(name="conflicts")(quarantine.conflicts)
-app.command(name="doctor")(doctor)
+app.add_typer(quarantine.app, name="quarantine")
+app.command(name="compare")(compare)
 app.command(name="about")(about)
 
 

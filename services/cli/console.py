@@ -27,9 +27,9 @@ if not console.is_terminal:
 
 def explain(error: SubakError) -> None:
     """What happened, and what to do next; never a traceback."""
-    errors.print(Text(error.what, style="bold red"))
+    errors.print(Text(error.what, style="bold red"), soft_wrap=True)
     if error.todo:
-        errors.print(Text(error.todo))
+        errors.print(Text(error.todo), soft_wrap=True)
     errors.print(Text(f"[{error.code}]", style="dim"))
 
 
