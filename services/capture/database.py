@@ -30,7 +30,9 @@ class Stopped(Exception):
 
 
 class Database:
-    def __init__(self, dialect: Dialect, url: URL, stop: asyncio.Event, health: Callable[[str | None], None]) -> None:
+    def __init__(
+        self, dialect: Dialect, url: URL, stop: asyncio.Event, health: Callable[[TransientError | None], None]
+    ) -> None:
         """`health` is told what is wrong with the database (None: nothing) whenever an attempt has ended."""
         self.dialect = dialect
         self.reading = dialect.engine(url, Purpose.READ)
@@ -100,4 +102,5 @@ class Database:
 
     def _report(self, trial: RetryCallState) -> None:
         error = trial.outcome.exception() if trial.outcome else None
-        self._health(str(error))
+        if isinstance(error, TransientError):
+            self._health(error)

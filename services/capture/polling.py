@@ -22,8 +22,8 @@ LONGEST_PAUSE_SECONDS = 0.5
 QUIET_SHARE = 1 / 600
 """The pause grows to this share of the time without a change: 20 ms for 12 s, half a second after 5 minutes."""
 
-WORK_SHARE = 20
-"""The pause is at least so many idle polls long: polling takes a twentieth of a slow database's time at most."""
+WORK_SHARE = 10
+"""The pause is at least so many idle polls long: polling takes a tenth of a slow database's time at most."""
 
 
 class Cut(NamedTuple):

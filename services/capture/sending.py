@@ -9,7 +9,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from services.capture import storing
+from services.capture import metrics, storing
 from services.capture.database import Database
 from services.capture.progress import Progress
 from services.capture.storing import Header
@@ -75,8 +75,12 @@ class Sender:
         Raises PermanentError `fork`, and what ends the connection.
         """
         self._forget(welcome.position)
-        await self._agree(welcome)
-        await _first(self._transmit(channel), self._receive(channel), self._mark())
+        metrics.CONNECTED.set(1)
+        try:
+            await self._agree(welcome)
+            await _first(self._transmit(channel), self._receive(channel), self._mark())
+        finally:
+            metrics.CONNECTED.set(0)
 
     async def _agree(self, welcome: Welcome) -> None:
         """What the hub has is what was cut here: then it is marked. A hub that was put back to an older state has less."""

@@ -18,7 +18,7 @@ from services.capture.sending import Sender
 from services.capture.triggers import Report
 from services.kernel.catalogue import Refusal
 from services.kernel.dialects import dialect_for
-from services.kernel.errors import PermanentError
+from services.kernel.errors import PermanentError, TransientError
 from services.kernel.link import keep_linked
 from services.kernel.settings import OutletSettings
 from services.kernel.telemetry import Health, logger, serve_metrics
@@ -143,9 +143,13 @@ class Service:
         self._refusals = report.refusals
         metrics.REFUSED_TABLES.set(len({refusal.table for refusal in report.refusals}))
 
-    def _database_health(self, wrong: str | None) -> None:
+    def _database_health(self, wrong: TransientError | None) -> None:
+        if wrong is not None and self._health.ready:
+            log.warning("database", code=wrong.code, what=wrong.what, todo=wrong.todo)
+        elif wrong is None and not self._health.ready:
+            log.info("database answers")
         self._health.ready = wrong is None
-        self._health.detail = wrong or ""
+        self._health.detail = "" if wrong is None else f"database: {wrong.what}"
 
 
 async def _together(*work: Coroutine[Any, Any, None]) -> None:

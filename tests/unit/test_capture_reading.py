@@ -28,7 +28,9 @@ def test_images_in_pieces_make_the_units_in_their_order(owners: list[int], rando
         return [row(row_id) for row_id in ids[: random.randint(1, len(ids))]]
 
     reads = list(transactions(found, some, "jakarta", str.upper))
-    assert [(read.transaction.label, list(read.ids)) for read in reads] == [(unit.label, list(unit.ids)) for unit in found]
+    assert [(read.transaction.label, list(read.ids)) for read in reads] == [
+        (unit.label, list(unit.ids)) for unit in found
+    ]
     for read in reads:
         assert [change.key for change in read.transaction.changes] == [f"key {row_id}" for row_id in read.ids]
 
@@ -56,5 +58,5 @@ def test_a_large_unit_is_asked_for_in_pieces() -> None:
 def test_the_pause_is_short_after_work_and_long_after_quiet_or_costly_polls() -> None:
     assert pause(quiet=0.0, poll=0.0) == SHORTEST_PAUSE_SECONDS
     assert pause(quiet=12.0, poll=0.001) == SHORTEST_PAUSE_SECONDS
-    assert pause(quiet=0.0, poll=0.01) == 0.2
+    assert pause(quiet=0.0, poll=0.01) == 0.1
     assert pause(quiet=3600.0, poll=0.0) == LONGEST_PAUSE_SECONDS
