@@ -1,0 +1,151 @@
+"""Outlets on real databases without processes: the application writes, the triggers record, the applier applies."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import URL
+
+from services.applier.applying import Applier, Outcome
+from services.kernel import schema
+from services.kernel.change import GENESIS, Batch, BatchId, Change, Op, Stamp, Transaction, encode_body
+from services.kernel.dialects import Purpose, dialect_for
+from services.kernel.schema import CLOUD_QUERY
+from services.kernel.wire.messages import Delivery
+
+
+class Outlet:
+    """One outlet's database with its triggers. `lines` are the statements that make its schema and its first rows."""
+
+    def __init__(self, name: str, url: URL, lines: Iterable[str]) -> None:
+        self.name = name
+        self.url = url
+        self.dialect = dialect_for(url)
+        self.application = sa.create_engine(url, poolclass=sa.NullPool)
+        self.write(*lines)
+        own = self.dialect.engine(url, Purpose.WRITE)
+        with own.connect() as connection:
+            schema.prepare(connection, self.dialect, schema.Side.OUTLET)
+        with own.begin() as connection:
+            self.catalogue = self.dialect.catalogue(connection, ["*"])
+        for table in self.catalogue.tables:
+            with own.connect() as connection:
+                for trigger in self.dialect.triggers(connection, table, self.catalogue, name):
+                    self.dialect.create_trigger(connection, trigger)
+                connection.commit()
+        own.dispose()
+        self.engine = self.dialect.engine(url, Purpose.APPLY)
+        self.applier = Applier(self.engine, self.dialect, name, ["*"], lambda: time.time_ns() // 1000)
+        self.sequence = 0
+        self._number = 0
+        self._previous = GENESIS
+        self._seen = 0
+
+    def close(self) -> None:
+        self.application.dispose()
+        self.engine.dispose()
+
+    def write(self, *statements: str) -> None:
+        """The application: one transaction."""
+        with self.application.begin() as connection:
+            for statement in statements:
+                connection.exec_driver_sql(statement)
+
+    def read(self, query: str) -> list[tuple[Any, ...]]:
+        with self.application.begin() as connection:
+            return [tuple(row) for row in connection.exec_driver_sql(query)]
+
+    def take(self) -> Batch | None:
+        """What was written since the last call, as a batch of one transaction."""
+        with self.application.begin() as connection:
+            rows = connection.execute(
+                sa.select(CLOUD_QUERY).where(CLOUD_QUERY.c.Id > self._seen).order_by(CLOUD_QUERY.c.Id)
+            ).all()
+        if not rows:
+            return None
+        self._seen = rows[-1].Id
+        changes = tuple(
+            Change(
+                row.TableName,
+                Op(row.Operation),
+                row.RowKey,
+                *(self.dialect.wire_image(image) if image else None for image in (row.BeforeImage, row.AfterImage)),
+                Stamp(row.Stamp, self.name),
+                Stamp(row.BaseStamp, row.BaseOrigin),
+                bool(row.Paired),
+            )
+            for row in rows
+        )
+        return self.batch(Transaction("", changes))
+
+    def batch(self, *transactions: Transaction) -> Batch:
+        self._number += 1
+        changes = sum(len(transaction.changes) for transaction in transactions)
+        batch = Batch(
+            BatchId(self.name, "e", self._number),
+            self._previous,
+            encode_body(transactions),
+            changes,
+            len(transactions),
+        )
+        self._previous = batch.digest
+        return batch
+
+    def apply(self, batch: Batch, sequence: int, attempt: int = 1) -> Outcome:
+        delivery = delivery_of(batch, sequence, self.sequence)
+        outcome = self.applier.apply(delivery, batch.body, attempt)
+        self.sequence = sequence
+        return outcome
+
+
+def delivery_of(batch: Batch, sequence: int, previous_sequence: int) -> Delivery:
+    return Delivery(
+        sequence=sequence,
+        previous_sequence=previous_sequence,
+        origin=batch.id.origin,
+        epoch=batch.id.epoch,
+        number=batch.id.number,
+        previous=batch.previous,
+        digest=batch.digest,
+        changes=batch.changes,
+        transactions=batch.transactions,
+        bytes=len(batch.body),
+        parts=1,
+    )
+
+
+class Outlets:
+    """Several outlets and the hub's order between them."""
+
+    def __init__(self, *outlets: Outlet) -> None:
+        self.outlets = outlets
+        self.sequence = 0
+
+    def spread(self) -> dict[str, list[Outcome]]:
+        """Everything written anywhere is applied everywhere, what the appliers write themselves included."""
+        outcomes: dict[str, list[Outcome]] = {outlet.name: [] for outlet in self.outlets}
+        while any([self.spread_from(outlet, outcomes) for outlet in self.outlets]):
+            pass
+        return outcomes
+
+    def spread_from(self, origin: Outlet, outcomes: dict[str, list[Outcome]] | None = None) -> bool:
+        batch = origin.take()
+        if batch is None:
+            return False
+        self.sequence += 1
+        for outlet in self.outlets:
+            if outlet is not origin:
+                outcome = outlet.apply(batch, self.sequence)
+                if outcomes is not None:
+                    outcomes[outlet.name].append(outcome)
+        return True
+
+    def same(self, query: str) -> Sequence[tuple[Any, ...]]:
+        """The rows that the query gives everywhere. Fails when outlets differ."""
+        rows = {outlet.name: sorted(outlet.read(query), key=repr) for outlet in self.outlets}
+        first = next(iter(rows.values()))
+        assert all(found == first for found in rows.values()), rows
+        return first

@@ -1,0 +1,307 @@
+"""The applier on real databases: once, whole, under locks, with its traces; what it refuses and when it takes it back."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+
+import pymysql
+import pytest
+import sqlalchemy as sa
+
+from services.applier.applying import PATIENCE
+from services.kernel.change import NEVER, Change, Op, Stamp, Transaction
+from services.kernel.errors import PermanentError, ProtocolError, TransientError
+from tests.conftest import FreshDatabase
+from tests.contract.outlets import Outlet, Outlets, delivery_of
+
+SCHEMA = (
+    "CREATE TABLE product (sku VARCHAR(20) NOT NULL PRIMARY KEY, name VARCHAR(40), stock INTEGER,"
+    " code VARCHAR(20) UNIQUE, CHECK (stock >= 0))",
+    "CREATE TABLE sale (id VARCHAR(20) NOT NULL PRIMARY KEY, sku VARCHAR(20), n INTEGER,"
+    " CONSTRAINT sale_product FOREIGN KEY (sku) REFERENCES product (sku))",
+    "INSERT INTO product (sku, name, stock, code) VALUES ('a', 'Arak', 10, 'x'), ('b', 'Brem', 10, NULL)",
+)
+TICKET = {
+    "sqlite": "CREATE TABLE ticket (id INTEGER PRIMARY KEY, what TEXT)",
+    "mysql": "CREATE TABLE ticket (id INTEGER NOT NULL AUTO_INCREMENT PRIMARY KEY, what TEXT)",
+}
+PRODUCTS = "SELECT sku, name, stock, code FROM product"
+
+Make = Callable[[str], Outlet]
+
+
+@pytest.fixture
+def outlet(fresh_database: FreshDatabase, engine_name: str) -> Iterator[Make]:
+    made: list[Outlet] = []
+
+    def make(name: str) -> Outlet:
+        url = fresh_database(engine_name, name)
+        ticket = TICKET["sqlite" if engine_name == "sqlite" else "mysql"]
+        made.append(Outlet(name, url, (*SCHEMA, ticket)))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+@pytest.fixture
+def three(outlet: Make) -> Outlets:
+    return Outlets(outlet("amed"), outlet("bali"), outlet("candi"))
+
+
+def test_once(outlet: Make) -> None:
+    amed, bali = outlet("amed"), outlet("bali")
+    amed.write("UPDATE product SET stock = stock - 3 WHERE sku = 'a'")
+    batch = amed.take()
+    assert batch is not None
+    assert bali.apply(batch, 1).changes == 1
+    bali.write("UPDATE product SET stock = 1 WHERE sku = 'a'")
+    again = bali.applier.apply(delivery_of(batch, 1, 0), batch.body)
+    assert again.duplicate
+    assert bali.read("SELECT stock FROM product WHERE sku = 'a'") == [(1,)]
+
+
+def test_a_hub_that_numbers_anew_changes_nothing(outlet: Make) -> None:
+    amed, bali = outlet("amed"), outlet("bali")
+    amed.write("UPDATE product SET stock = 3 WHERE sku = 'a'")
+    batch = amed.take()
+    assert batch is not None
+    bali.apply(batch, 1)
+    assert bali.apply(batch, 7).duplicate
+    assert bali.applier.position()[0] == 7
+
+
+def test_a_gap_is_refused(outlet: Make) -> None:
+    amed, bali = outlet("amed"), outlet("bali")
+    amed.write("UPDATE product SET stock = 3 WHERE sku = 'a'")
+    batch = amed.take()
+    assert batch is not None
+    with pytest.raises(ProtocolError, match="gap"):
+        bali.applier.apply(delivery_of(batch, 5, 4), batch.body)
+    with pytest.raises(ProtocolError, match="digest"):
+        bali.applier.apply(delivery_of(batch, 1, 0), batch.body + b"x")
+    assert bali.read("SELECT stock FROM product WHERE sku = 'a'") == [(10,)]
+
+
+def test_nothing_applied_is_captured(three: Outlets) -> None:
+    amed, bali, _ = three.outlets
+    amed.write("UPDATE product SET stock = 3 WHERE sku = 'a'", "INSERT INTO product (sku) VALUES ('c')")
+    three.spread()
+    assert bali.read("SELECT COUNT(*) FROM CloudQuery") == [(0,)]
+    bali.write("UPDATE product SET stock = 4 WHERE sku = 'a'")
+    assert bali.read("SELECT COUNT(*) FROM CloudQuery") == [(1,)]
+    three.spread()
+    assert ("a", "Arak", 4, "x") in three.same(PRODUCTS)
+
+
+def test_the_later_of_two_wins_and_leaves_a_trace(three: Outlets) -> None:
+    amed, bali, candi = three.outlets
+    amed.write("UPDATE product SET name = 'early' WHERE sku = 'a'")
+    bali.write("UPDATE product SET name = 'late' WHERE sku = 'a'")
+    three.spread()
+    assert ("a", "late", 10, "x") in three.same(PRODUCTS)
+    (trace,) = candi.read("SELECT RowKey, Rule, Winner, LocalOrigin, IncomingOrigin FROM subak_conflict")
+    assert trace == ("a", "row", "incoming", "amed", "bali")
+    assert bali.read("SELECT Winner FROM subak_conflict") == [("local",)]
+
+
+def test_poison_is_put_aside_and_the_rest_flows(three: Outlets) -> None:
+    amed, bali, _ = three.outlets
+    key = Stamp(2**41, "amed")
+
+    def sale(number: int) -> Transaction:
+        image = f'{{"id":"s{number}","sku":"a","n":{number}}}'
+        return Transaction("", (Change("sale", Op.INSERT, f"s{number}", None, image, key, NEVER),))
+
+    poison = Change("product", Op.INSERT, "z", None, '{"sku":"z","stock":-1}', key, NEVER)
+    missing = Change("nowhere", Op.INSERT, "z", None, '{"sku":"z"}', key, NEVER)
+    wrong = Change("product", Op.INSERT, "y", None, '{"sku":"y","colour":"red"}', key, NEVER)
+    good = sale(2).changes[0]
+    transactions = [
+        sale(1),
+        *(Transaction("", (good, bad)) for bad in (poison, missing, wrong)),
+        sale(3),
+    ]
+    outcome = bali.apply(amed.batch(*transactions), 1)
+    assert [(report.position, report.code) for report in outcome.quarantined] == [
+        (1, "check"),
+        (2, "missing_table"),
+        (3, "missing_column"),
+    ]
+    assert bali.read("SELECT id FROM sale ORDER BY id") == [("s1",), ("s3",)]
+    waiting = bali.applier.waiting()
+    assert [entry.state for entry in waiting] == ["waiting"] * 3
+    with pytest.raises(PermanentError, match="nowhere"):
+        bali.applier.retry(waiting[1].id)
+    assert bali.applier.waiting()[1].attempts == 2
+    bali.write("CREATE TABLE nowhere (sku VARCHAR(20) NOT NULL PRIMARY KEY)")
+    bali.applier.refresh()
+    bali.applier.retry(waiting[1].id)
+    assert bali.read("SELECT id FROM sale ORDER BY id") == [("s1",), ("s2",), ("s3",)]
+    bali.applier.discard(waiting[0].id)
+    assert [entry.id for entry in bali.applier.waiting()] == [waiting[2].id]
+    assert bali.applier.totals()[1] == 1
+
+
+def test_two_keys_with_one_unique_value(three: Outlets) -> None:
+    amed, bali, candi = three.outlets
+    amed.write("INSERT INTO product (sku, code) VALUES ('p', 'same')")
+    bali.write("INSERT INTO product (sku, code) VALUES ('q', 'same')")
+    three.spread()
+    assert [entry.code for entry in amed.applier.waiting()] == ["unique"]
+    assert [entry.code for entry in bali.applier.waiting()] == ["unique"]
+    assert amed.read("SELECT sku FROM product WHERE code = 'same'") == [("p",)]
+    assert bali.read("SELECT sku FROM product WHERE code = 'same'") == [("q",)]
+    # Whoever changes one of the two heals all: the newer image supersedes the quarantined one.
+    amed.write("UPDATE product SET code = 'other' WHERE sku = 'p'")
+    three.spread()
+    for outlet in (amed, bali, candi):
+        for entry in outlet.applier.waiting():
+            outlet.applier.retry(entry.id)
+    assert {("p", "other"), ("q", "same")} <= set(three.same("SELECT sku, code FROM product"))
+
+
+def test_two_rows_under_one_generated_key(three: Outlets) -> None:
+    amed, bali, _ = three.outlets
+    amed.write("INSERT INTO ticket (what) VALUES ('amed')")
+    bali.write("INSERT INTO ticket (what) VALUES ('bali')")
+    three.spread()
+    bali.write("UPDATE ticket SET what = 'bali again'")
+    three.spread()
+    assert amed.read("SELECT what FROM ticket") == [("amed",)]
+    assert bali.read("SELECT what FROM ticket") == [("bali again",)]
+    assert {entry.code for entry in amed.applier.waiting()} == {"generated_key"}
+    assert len(amed.applier.waiting()) == 2
+
+
+def test_a_child_puts_its_deleted_parent_back(three: Outlets) -> None:
+    amed, bali, _ = three.outlets
+    amed.write("DELETE FROM product WHERE sku = 'a'")
+    bali.write("INSERT INTO sale (id, sku, n) VALUES ('s', 'a', 1)")
+    three.spread()
+    assert ("a", "Arak", 10, "x") in three.same(PRODUCTS)
+    assert three.same("SELECT id, sku, n FROM sale") == [("s", "a", 1)]
+    assert not any(outlet.applier.waiting() for outlet in three.outlets)
+
+
+def test_update_against_delete_and_reinsert(three: Outlets) -> None:
+    amed, bali, candi = three.outlets
+    amed.write("DELETE FROM product WHERE sku = 'b'")
+    bali.write("UPDATE product SET stock = 7 WHERE sku = 'b'")
+    three.spread()
+    assert ("b", "Brem", 7, None) in three.same(PRODUCTS)
+    candi.write("DELETE FROM product WHERE sku = 'b'", "INSERT INTO product (sku, stock) VALUES ('b', 1)")
+    amed.write("UPDATE product SET stock = 9 WHERE sku = 'b'")
+    three.spread()
+    assert [row[2] for row in three.same(PRODUCTS) if row[0] == "b"] == [9]
+
+
+def test_a_swap_of_two_unique_values(three: Outlets) -> None:
+    amed, bali, _ = three.outlets
+    amed.write("UPDATE product SET code = 'y' WHERE sku = 'b'")
+    three.spread()
+    bali.write(
+        "UPDATE product SET code = NULL WHERE sku = 'a'",
+        "UPDATE product SET code = 'x' WHERE sku = 'b'",
+        "UPDATE product SET code = 'y' WHERE sku = 'a'",
+    )
+    three.spread()
+    assert set(three.same("SELECT sku, code FROM product")) == {("a", "y"), ("b", "x")}
+
+
+def test_a_changed_key_is_an_update_of_the_key(three: Outlets) -> None:
+    amed, bali, _ = three.outlets
+    bali.write("INSERT INTO sale (id, sku, n) VALUES ('s', 'b', 1)")
+    three.spread()
+    amed.write(
+        "UPDATE product SET sku = 'aa' WHERE sku = 'a'"
+    )  # its unique code goes along: not an insert and a delete
+    three.spread()
+    assert {row[0] for row in three.same(PRODUCTS)} == {"aa", "b"}
+    assert not any(outlet.applier.waiting() for outlet in three.outlets)
+
+
+MYSQL = pytest.mark.parametrize("engine_name", ["mariadb", "mysql"])
+ISOLATION = pytest.mark.parametrize("isolation", ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"])
+
+
+def _session(outlet: Outlet, isolation: str) -> pymysql.Connection:
+    url = outlet.url
+    session = pymysql.connect(
+        host=url.host, port=url.port or 3306, user=url.username, password=url.password or "", database=url.database
+    )
+    with session.cursor() as cursor:
+        cursor.execute(f"SET SESSION TRANSACTION ISOLATION LEVEL {isolation}")
+    return session
+
+
+@MYSQL
+@ISOLATION
+def test_a_local_write_racing_the_applier_on_a_row_without_version(outlet: Make, isolation: str) -> None:
+    """Whoever is first, the other sees it: the local write that comes after the applied one beats it, and is based on it."""
+    amed, bali = outlet("amed"), outlet("bali")
+    amed.write("UPDATE product SET stock = 3 WHERE sku = 'a'")
+    batch = amed.take()
+    assert batch is not None
+    with _session(bali, isolation) as session, session.cursor() as cursor:
+        cursor.execute(
+            "SELECT stock FROM product WHERE sku = 'b'"
+        )  # the snapshot is older than what the applier commits
+        session.commit() if isolation == "SERIALIZABLE" else None
+        bali.apply(batch, 1)
+        cursor.execute("UPDATE product SET stock = stock + 100 WHERE sku = 'a'")
+        session.commit()
+    (found,) = bali.read("SELECT Stamp, BaseStamp, BaseOrigin FROM CloudQuery")
+    (theirs,) = amed.read("SELECT Stamp FROM CloudQuery")
+    assert found[0] > theirs[0] == found[1] and found[2] == "amed"
+    assert bali.read("SELECT stock FROM product WHERE sku = 'a'") == [(103,)]
+
+
+@MYSQL
+@ISOLATION
+def test_nobody_waits_for_the_applier_and_it_waits_for_nobody(outlet: Make, isolation: str) -> None:
+    amed, bali = outlet("amed"), outlet("bali")
+    amed.write("UPDATE product SET stock = 3 WHERE sku = 'a'", "INSERT INTO sale (id, sku, n) VALUES ('s', 'b', 1)")
+    batch = amed.take()
+    assert batch is not None
+    for held in (
+        "UPDATE product SET stock = 5 WHERE sku = 'a'",  # the row itself
+        "UPDATE product SET stock = 5 WHERE sku = 'b'",  # the parent of the row to be inserted
+        "INSERT INTO sale (id, sku, n) VALUES ('s', 'a', 2)",  # the row to be inserted
+    ):
+        with _session(bali, isolation) as session, session.cursor() as cursor:
+            cursor.execute(held)
+            with pytest.raises(TransientError) as caught:
+                bali.apply(batch, 1)
+            assert caught.value.code == "lock_timeout"
+            cursor.execute("UPDATE product SET name = 'mine' WHERE sku IN ('a', 'b')")  # nothing is held against it
+            session.rollback()
+    assert bali.apply(batch, 1).changes == 2
+
+
+@MYSQL
+def test_after_enough_attempts_locks_are_waited_for(outlet: Make) -> None:
+    amed, bali = outlet("amed"), outlet("bali")
+    amed.write("UPDATE product SET stock = 3 WHERE sku = 'a'")
+    batch = amed.take()
+    assert batch is not None
+    with _session(bali, "READ COMMITTED") as session, session.cursor() as cursor:
+        cursor.execute("UPDATE product SET stock = 5 WHERE sku = 'a'")
+        done = threading.Thread(target=bali.apply, args=(batch, 1, PATIENCE + 1))
+        done.start()
+        waiting = "SELECT COUNT(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'"
+        while pymysql_scalar(bali, waiting) == 0 and done.is_alive():
+            pass
+        session.rollback()
+        done.join(10)
+    assert bali.read("SELECT stock FROM product WHERE sku = 'a'") == [(3,)]
+
+
+def pymysql_scalar(outlet: Outlet, query: str) -> object:
+    try:
+        with outlet.application.begin() as connection:
+            return connection.scalar(sa.text(query))
+    except sa.exc.OperationalError:
+        return 1  # no right to look: the other thread is waited for instead
