@@ -89,6 +89,8 @@ class Session:
         self._unanswered = Unanswered()
         self._opened = self._heard = self._sent = now
         self._listening = True
+        self._deaf = False
+        """After an error of the peer, or its end: nothing more is taken in, and only the last word may be sent."""
         self._pong: Pong | None = None
 
     @property
@@ -110,13 +112,13 @@ class Session:
     def feed(self, data: bytes, now: float) -> None:
         """Bytes from the peer. Take the messages before feeding more: that bounds what is held."""
         self._heard = now
-        if self.state is not State.CLOSED:
+        if self.state is not State.CLOSED and not self._deaf:
             self._frames.feed(data)
 
     def take(self) -> AnyMessage | None:
         """The next message, or None when no further one is whole. Pings and pongs are dealt with here.
 
-        Raises ProtocolError, after which the session is CLOSED and drops whatever comes.
+        Raises ProtocolError, after which whatever comes is dropped, and nothing but `refused` or `bye` may be sent.
         """
         try:
             while self.state is not State.CLOSED and (payload := self._frames.take()) is not None:
@@ -126,16 +128,16 @@ class Session:
                 if not isinstance(message, Ping | Pong):
                     return message
         except ProtocolError:
-            self._close()
+            self._hang_up()
             raise
         return None
 
     def end(self) -> None:
         """The stream has ended. Raises ProtocolError `frame` in the middle of a frame, TransientError `connection` without bye."""
-        if self.state is State.CLOSED:
+        if self.state is State.CLOSED or self._deaf:
             return
         half = self.held
-        self._close()
+        self._hang_up()
         if half:
             raise ProtocolError("frame", f"The connection ended {half} bytes into a frame.")
         raise TransientError("connection", "The peer ended the connection without bye.")
@@ -143,8 +145,8 @@ class Session:
     # ---- what goes out
 
     def send(self, message: AnyMessage, now: float) -> bytes:
-        """The bytes to send for `message`. Nothing may be sent once the session is CLOSED: ValueError."""
-        if self.state is State.CLOSED:
+        """The bytes to send for `message`. ValueError once the session is CLOSED, or after an error but for the last word."""
+        if self.state is State.CLOSED or (self._deaf and not isinstance(message, Refused | Bye)):
             raise ValueError(f"{type(message).__name__} after the end of the connection")
         self._sent = now
         if isinstance(message, Hello):
@@ -174,7 +176,7 @@ class Session:
 
     def heartbeat(self, now: float) -> bytes:
         """The pong or ping that is due, or nothing. Send it whenever bytes were taken in, and when `due` says so."""
-        if self.state is not State.READY:
+        if self.state is not State.READY or self._deaf:
             return b""
         if self._pong is not None:
             pong, self._pong = self._pong, None
@@ -185,27 +187,26 @@ class Session:
 
     def due(self) -> float | None:
         """When to call `expire` and `heartbeat` next; None: not before something else happens."""
-        times = []
-        if self.state is State.READY:
+        times = [self._expiry()]
+        if self.state is State.READY and not self._deaf:
             times.append(self._sent + HEARTBEAT_SECONDS)
-        if (expiry := self._expiry()) is not None:
-            times.append(expiry)
-        return min(times, default=None)
+        return min((time for time in times if time is not None), default=None)
 
     def expire(self, now: float) -> None:
         """Raises ProtocolError `silence` when no hello came in time, TransientError `connection` when the peer is dead."""
         expiry = self._expiry()
         if expiry is None or now < expiry:
             return
-        new = self.state is State.NEW
-        self._close()
-        if new:
+        self._hang_up()
+        if self.state is State.NEW:
             raise ProtocolError("silence", f"No hello came within {HELLO_SECONDS:.0f} s.")
         raise TransientError(
             "connection", f"Nothing came from the peer for {DEAD_SECONDS:.0f} s: it is taken for dead."
         )
 
     def _expiry(self) -> float | None:
+        if self._deaf:
+            return None
         if self.state is State.NEW and self.side is Side.HUB:
             return self._opened + HELLO_SECONDS
         awaited = self.state is State.READY or (self.state is State.GREETED and self.side is Side.OUTLET)
@@ -263,6 +264,10 @@ class Session:
 
     def _close(self) -> None:
         self.state = State.CLOSED
+        self._frames.clear()
+
+    def _hang_up(self) -> None:
+        self._deaf = True
         self._frames.clear()
 
 
