@@ -16,7 +16,7 @@ BEGIN
     DECLARE v_stamp BIGINT;
     DECLARE v_base_stamp BIGINT;
     DECLARE v_base_origin VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
-    IF @subak_applier IS NULL AND {{changed}} THEN
+    IF @subak_applier IS NULL AND {{changed}}{{executed}} THEN
         SET v_now = {{now}};
         {{transaction_name}}
         SET v_key = {{new_key}};

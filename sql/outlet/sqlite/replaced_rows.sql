@@ -10,6 +10,7 @@
                 SELECT 1 FROM subak_version AS v
                 WHERE v.TableName = {{table_name}} AND v.RowId = subak_replaced.RowKey AND v.Deleted = 1
             )
+            OR {{note_is_of_itself}}
             OR (subak_replaced.RowKey <> {{new_key}} AND EXISTS (
                 SELECT 1 FROM {{table}} AS r WHERE {{row_is_noted}} AND {{row_key}} = subak_replaced.RowKey
             ))

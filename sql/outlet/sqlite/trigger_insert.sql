@@ -36,13 +36,20 @@ BEGIN
         SessionId, TableName, Operation, RowKey, BeforeImage, AfterImage, Stamp, BaseStamp, BaseOrigin
     )
     SELECT
-        0, v.TableName, CASE WHEN n.Image IS NULL THEN 'I' ELSE 'U' END, v.RowId,
-        n.Image, {{row_image}}, v.Stamp, v.BaseStamp, v.BaseOrigin
-    FROM {{table}} AS r
-    INNER JOIN subak_version AS v ON v.TableName = {{table_name}} AND v.RowId = {{new_key}}
-    LEFT JOIN subak_replaced AS n
-        ON n.TableName = v.TableName AND n.Cause = {{key_cause}} AND n.RowKey = v.RowId
-    WHERE {{row_is_new}};
+        0, c.TableName, CASE WHEN c.Image IS NULL THEN 'I' ELSE 'U' END, c.RowId,
+        c.Image, c.AfterImage, c.Stamp, c.BaseStamp, c.BaseOrigin
+    FROM (
+        SELECT
+            v.TableName, v.RowId, v.Stamp, v.BaseStamp, v.BaseOrigin,
+            {{row_image}} AS AfterImage,
+            (
+                SELECT min(n.Image) FROM subak_replaced AS n
+                WHERE n.TableName = v.TableName AND n.Cause IN ({{causes}}) AND n.RowKey = v.RowId
+            ) AS Image
+        FROM {{table}} AS r
+        INNER JOIN subak_version AS v ON v.TableName = {{table_name}} AND v.RowId = {{new_key}}
+        WHERE {{row_is_new}}
+    ) AS c;
 
     DELETE FROM subak_replaced WHERE TableName = {{table_name}} AND Cause IN ({{causes}});
 END

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from services.kernel.catalogue import Column, Kind, Table
 
 _UTC = (
@@ -94,8 +96,8 @@ def key_sql(table: Table, alias: str) -> str:
     return texts[0] if len(texts) == 1 else "CONCAT_WS('|', " + ", ".join(texts) + ")"
 
 
-def _same_value(column: Column) -> str:
-    new, old = (f"{alias}.{identifier(column.name)}" for alias in ("NEW", "OLD"))
+def _same_value(column: Column, one: str, other: str) -> str:
+    new, old = (f"{alias}.{identifier(column.name)}" for alias in (one, other))
     if base_type(column) == "timestamp":
         return f"UNIX_TIMESTAMP({new}) <=> UNIX_TIMESTAMP({old})"
     if column.kind in (Kind.TEXT, Kind.CHAR, Kind.JSON) and base_type(column) not in ("inet4", "inet6"):
@@ -103,6 +105,6 @@ def _same_value(column: Column) -> str:
     return f"{new} <=> {old}"
 
 
-def changed(table: Table) -> str:
-    """Whether NEW differs from OLD in any bit: texts are compared as bytes, whatever their collation."""
-    return "NOT (\n        " + "\n        AND ".join(_same_value(column) for column in table.columns) + "\n    )"
+def same_values(columns: Iterable[Column], one: str, other: str) -> str:
+    """Whether two rows agree in these columns bit by bit: texts are compared as bytes, whatever their collation."""
+    return "(\n        " + "\n        AND ".join(_same_value(column, one, other) for column in columns) + "\n    )"

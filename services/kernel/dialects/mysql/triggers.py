@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 
 from services.kernel.catalogue import Table
 from services.kernel.dialects import Trigger
-from services.kernel.dialects.mysql.expressions import changed, identifier, image_sql, key_sql, literal
+from services.kernel.dialects.mysql.expressions import identifier, image_sql, key_sql, literal, same_values
 from services.kernel.dialects.mysql.server import is_mariadb, names_transactions
 from services.kernel.dialects.template import PREFIX, render, trigger_name
 
@@ -30,7 +30,8 @@ def triggers(connection: Connection, table: Table, outlet: str) -> tuple[Trigger
         "old_key": key_sql(table, "OLD"),
         "new_image": image_sql(table, "NEW"),
         "old_image": image_sql(table, "OLD"),
-        "changed": changed(table),
+        "changed": f"NOT {same_values(table.columns, 'NEW', 'OLD')}",
+        "executed": _executed(table) if is_mariadb(connection) else "",
         "transaction_name": render("mysql", "transaction_name", {}) if names_transactions(connection) else "",
     }
     made = []
@@ -41,6 +42,17 @@ def triggers(connection: Connection, table: Table, outlet: str) -> tuple[Trigger
         sql = render("mysql", f"trigger_{event}", values | {"trigger": identifier(name), "order": order})
         made.append(Trigger(name, table.name, _marked(sql)))
     return tuple(made)
+
+
+def _executed(table: Table) -> str:
+    """MariaDB fires the trigger also for a row that UPDATE IGNORE gave up, because of another row's unique value or of a foreign
+    key. Only an UPDATE of such columns can be given up: then the row is looked at. It is locked by this transaction already."""
+    names = {*table.key, *(name for columns in table.uniques for name in columns)}
+    names |= {name for foreign_key in table.foreign_keys for name in foreign_key.columns}
+    guarded = [column for column in table.columns if column.name in names]
+    key = " AND ".join(f"r.{identifier(name)} = NEW.{identifier(name)}" for name in table.key)
+    there = f"SELECT 1 FROM {identifier(table.name)} AS r WHERE {key} AND {same_values(guarded, 'r', 'NEW')}"  # noqa: S608
+    return f"\n    AND ({same_values(guarded, 'NEW', 'OLD')} OR EXISTS ({there} LOCK IN SHARE MODE))"
 
 
 def _first_of_application(connection: Connection, table: Table, event: str) -> str | None:

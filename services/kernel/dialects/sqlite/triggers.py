@@ -42,6 +42,7 @@ def triggers(connection: Connection, table: Table, outlet: str) -> tuple[Trigger
     def replaced_rows(own_is_void: bool) -> str:
         others = {
             "causes": causes,
+            "note_is_of_itself": f"subak_replaced.RowKey = {common['old_key']}" if own_is_void else "0",
             "note_is_of_another": "1" if own_is_void else f"n.RowKey <> {common['new_key']}",
             "void_note": "1" if own_is_void else f"RowKey <> {common['new_key']}",
         }
