@@ -9,6 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from sqlalchemy import BigInteger, Column, Connection, Integer, LargeBinary, MetaData, String, Table, Text, inspect, text
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.types import NullType, TypeEngine
 
 from services.kernel.dialects import Dialect
@@ -269,9 +270,12 @@ def prepare(connection: Connection, dialect: Dialect, side: Side) -> None:
             return
     for statement in statements(SQL / side.value / dialect.name / "tables.sql"):
         connection.execute(text(statement.rstrip(";").replace(":", r"\:")))
-    if connection.scalar(text("SELECT COUNT(*) FROM subak_state WHERE Name = :name"), {"name": SCHEMA_VERSION_NAME}) == 0:
+    connection.commit()
+    try:
         connection.execute(
             text("INSERT INTO subak_state (Name, Value) VALUES (:name, :value)"),
             {"name": SCHEMA_VERSION_NAME, "value": str(SCHEMA_VERSION)},
         )
+    except IntegrityError:  # somebody else, starting at the same time, was here first
+        connection.rollback()
     connection.commit()
