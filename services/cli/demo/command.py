@@ -25,7 +25,7 @@ from services.cli.compare.comparing import Comparison, compare
 from services.cli.console import console, grid
 from services.cli.databases import hub_to_change, hub_to_read, parsed
 from services.cli.demo.company import PRODUCTS, Site, found, shop_names, write_ahead
-from services.cli.demo.network import Network
+from services.cli.demo.network import START_SECONDS, Network
 from services.cli.demo.observing import Moment, Observer
 from services.cli.demo.till import Till, disagree
 from services.cli.demo.view import View
@@ -36,7 +36,7 @@ from services.kernel.errors import PermanentError
 TILLS = 2
 """Per outlet."""
 
-PAUSE_SECONDS = 0.08
+PAUSE_SECONDS = 0.12
 """The longest between two sales of a till: some hundred changes a second in the company, which any laptop carries."""
 
 LOOK_SECONDS = 0.25
@@ -114,6 +114,7 @@ class _Demo:
             stack.callback(observer.close)
             stack.callback(self._close_tills)
             with View() as view:
+                self._await_outlets(observer, view)
                 for till in self._tills:
                     till.start()
                 view.say(f"{len(self._tills)} tills are selling for {self._seconds:.0f} s")
@@ -138,6 +139,16 @@ class _Demo:
             finally:
                 engine.dispose()
 
+    def _await_outlets(self, observer: Observer, view: View) -> None:
+        """Raises PermanentError `not_online`."""
+        limit = time.monotonic() + START_SECONDS
+        while not (moment := observer.look()).all_online:
+            self._check()
+            if time.monotonic() > limit:
+                raise PermanentError("not_online", "An outlet does not come online.", f"Its log is in {self._folder}.")
+            view.show(moment, "starting")
+            time.sleep(LOOK_SECONDS)
+
     def _sell(self, observer: Observer, view: View) -> None:
         began = time.monotonic()
         victim = self._network.outlets[-1]
@@ -153,10 +164,12 @@ class _Demo:
                 view.say(f"{victim.name} is cut off: its services were killed. Its tills sell on.")
             if cut and not back and elapsed > BACK_AT * self._seconds:
                 back = True
+                line = observer.look().lines[-1]
                 self._network.connect(victim)
-                view.say(f"{victim.name} is back")
+                view.say(f"{victim.name} is back: {line.waiting} changes to send, {line.owed} deliveries to receive")
             self._check()
-            view.show(observer.look(), "selling")
+            moment = observer.look()
+            view.show(moment, "selling")
             time.sleep(LOOK_SECONDS)
 
     def _check(self) -> None:
@@ -193,16 +206,19 @@ class _Demo:
         errors = [error for till in self._tills for error in till.errors]
         quarantined = sum(line.quarantined for line in moment.lines)
         render(comparison)
-        columns = ["own changes", "applied", "conflicts", "quarantined"]
+        columns = ["own changes", "applied", "conflicts", "quarantined", "slowest sale"]
         rows = []
         for index, line in enumerate(moment.lines):
             apart = comparison.apart(index)
             verdict = f"{apart} rows differ" if apart else "identical" if comparison.complete else "not compared"
+            slowest = max(till.slowest for till in self._tills if till.shop == line.name)
             numbers = [line.own, line.applied, line.conflicts, line.quarantined]
-            rows.append([line.name, comparison.databases[index].server, *map(str, numbers), verdict])
+            rows.append(
+                [line.name, comparison.databases[index].server, *map(str, numbers), f"{slowest:.2f} s", verdict]
+            )
         console.print(grid(["outlet", "engine", *columns, ""], rows, right=columns))
         transactions = sum(till.transactions for till in self._tills)
-        console.print(f"The tills made {transactions} transactions and were refused {len(errors)}.")
+        console.print(f"The tills made {transactions} transactions; {len(errors)} were refused.")
         for error in errors[:5]:
             console.print(Text(f"  {error}"), style="red")
         return comparison.identical and not quarantined and not errors

@@ -44,6 +44,10 @@ class Moment:
     """Changes that were executed per second, at all outlets together."""
 
     @property
+    def all_online(self) -> bool:
+        return all(line.online for line in self.lines)
+
+    @property
     def at_rest(self) -> bool:
         return not any(line.waiting or line.owed for line in self.lines)
 

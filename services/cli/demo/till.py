@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
 
-import pymysql
 from sqlalchemy.engine import URL
 
 from services.cli.demo.company import CUSTOMERS, PRODUCTS, Application
@@ -18,19 +18,18 @@ KEYS_PER_TILL = 1_000_000
 
 REMARKS = (None, None, None, "gift 🎁", "it's for 'Bob'", "ohne Tüte", "領収書", "50% \\ off")
 
-ERRORS = (pymysql.MySQLError,)
-
 
 class Till(threading.Thread):
     """Sells until `closing` is set, with a pause of `pause` seconds between two transactions at most.
 
-    `errors` holds what the database refused: the application must never notice Subak, so it stays empty.
+    `errors` holds what the database refused: the application must never notice Subak, so it stays empty. `slowest`: the
+    seconds that the longest transaction took.
     """
 
     def __init__(self, url: URL, shop: str, number: int, pause: float, closing: threading.Event) -> None:
         super().__init__(name=f"till-{number}", daemon=True)
         self._url = url
-        self._shop = shop
+        self.shop = shop
         self._number = number
         self._pause = pause
         self._closing = closing
@@ -39,6 +38,7 @@ class Till(threading.Thread):
         self._customers = list(range(1, len(CUSTOMERS) + 1))
         self._count = 0
         self.transactions = 0
+        self.slowest = 0.0
         self.errors: list[str] = []
 
     def run(self) -> None:
@@ -47,26 +47,28 @@ class Till(threading.Thread):
         while not self._closing.wait(self._draw.uniform(0, self._pause)):
             (act,) = self._draw.choices(acts, weights=(85, 6, 8, 1))
             try:
+                began = time.monotonic()
                 with application.transaction():
                     act(application)
                 self.transactions += 1
+                self.slowest = max(self.slowest, time.monotonic() - began)
             except Exception as error:
-                self.errors.append(f"{self._shop}: {error}")
+                self.errors.append(f"{self.shop}: {error}")
         application.close()
 
     def _sell(self, application: Application) -> None:
         self._count += 1
-        receipt = f"{self._shop}-{self._number}-{self._count:06}"
+        receipt = f"{self.shop}-{self._number}-{self._count:06}"
         customer = self._draw.choice([None, *self._customers])
         sold_at = datetime.now(UTC).replace(tzinfo=None).isoformat(sep=" ", timespec="microseconds")
-        application.run("open_sale", receipt, self._shop, customer, sold_at, self._draw.choice(REMARKS))
+        application.run("open_sale", receipt, self.shop, customer, sold_at, self._draw.choice(REMARKS))
         total = Decimal(0)
         bought = self._draw.sample(range(1, len(PRODUCTS) + 1), self._draw.randint(1, 4))
         for line, product in enumerate(sorted(bought), start=1):
             ((price,),) = application.run("price_of", product)
             quantity = self._draw.randint(1, 5)
             application.run("add_line", receipt, line, product, quantity, str(price))
-            application.run("take_stock", quantity, self._shop, product)
+            application.run("take_stock", quantity, self.shop, product)
             total += quantity * Decimal(str(price))
         application.run("close_sale", str(total), receipt)
         if customer and customer > KEYS_PER_TILL:  # a card of this till's own: points are not given twice at once
@@ -78,7 +80,7 @@ class Till(threading.Thread):
             return
         receipt = self._receipts.pop(self._draw.randrange(len(self._receipts)))
         for product, quantity in application.run("lines_of", receipt):
-            application.run("take_stock", -quantity, self._shop, product)
+            application.run("take_stock", -quantity, self.shop, product)
         application.run("drop_lines", receipt)
         application.run("drop_sale", receipt)
 

@@ -36,7 +36,7 @@ class View:
 
     def say(self, text: str) -> None:
         """An event worth a line of its own."""
-        console.print(Text.assemble((f"{self._seconds:5.1f} s  ", "dim"), text))
+        console.print(Text.assemble((f"{self._seconds:5.1f} s  ", "dim"), text), soft_wrap=True)
 
     def show(self, moment: Moment, doing: str) -> None:
         if self._live:
@@ -60,7 +60,7 @@ def _table(moment: Moment) -> Table:
         numbers = [line.own, line.applied, line.waiting, line.owed]
         table.add_row(
             line.name,
-            Text("online", "green") if line.online else Text("cut off", "bold red"),
+            Text("online", "green") if line.online else Text("offline", "bold red"),
             *map(str, numbers),
             f"{line.lag:.1f} s",
             str(line.conflicts),
@@ -76,5 +76,5 @@ def _summary(moment: Moment, doing: str) -> Text:
 
 
 def _brief(line: Line) -> str:
-    where = "" if line.online else " CUT OFF"
+    where = "" if line.online else " (offline)"
     return f"{line.name}{where} own {line.own} applied {line.applied} waiting {line.waiting}+{line.owed}"
