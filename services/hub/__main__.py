@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 
-import structlog
-
 from services.hub import state
 from services.hub.broker import Broker
 from services.hub.connection import first_of
@@ -14,12 +12,12 @@ from services.hub.database import Database
 from services.hub.queue import open_queue
 from services.kernel.link import serve
 from services.kernel.settings import HubSettings, load_or_exit
-from services.kernel.telemetry import Health, configure_logging, run_service, serve_metrics
+from services.kernel.telemetry import Health, logger, run_service, serve_metrics
 
 LAST_COMMIT_SECONDS = 2.0
 """For the commit that runs when everybody has said bye."""
 
-log = structlog.get_logger()
+log = logger("main")
 
 
 def clock() -> int:
@@ -70,7 +68,6 @@ async def _set(event: asyncio.Event) -> None:
 
 def main() -> int:
     settings = load_or_exit(HubSettings)
-    configure_logging("hub")
     return run_service("hub", lambda stop, nudge: run(settings, stop))
 
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from sqlalchemy import Connection
 
 from services.hub import outlets, state
-from services.hub.chain import MAX_NUMBER, NO_HEAD, Head
+from services.hub.chain import NO_HEAD, Head
 from services.hub.delivering import greet_applier
 from services.hub.storing import greet_capture
-from services.kernel.errors import PermanentError, ProtocolError
+from services.kernel.errors import ProtocolError
 from services.kernel.wire.messages import Hello, Role
 
 
@@ -23,14 +23,12 @@ class Admission:
     paused: bool
 
 
-def check_hello(hello: Hello, certificate_name: str | None, tls: bool) -> None:
-    """Raises ProtocolError `identity` (with TLS an outlet speaks for the name in its certificate only), `message`."""
-    if not 0 <= hello.position <= MAX_NUMBER:
-        raise ProtocolError("message", f"{hello.position} is no position.", "")
+def check_identity(hello: Hello, certificate_name: str | None, tls: bool) -> None:
+    """Raises ProtocolError `identity`: with TLS an outlet speaks for the name in its certificate only."""
     if tls and certificate_name != hello.outlet:
         raise ProtocolError(
             "identity",
-            f"The certificate names {certificate_name!r}, the hello {hello.outlet[:64]!r}.",
+            f"The certificate names {certificate_name!r}, the hello {hello.outlet}.",
             "Set SUBAK_OUTLET to the name the certificate was made for, or use that outlet's own certificate.",
         )
 
@@ -45,10 +43,10 @@ def admit(connection: Connection, hello: Hello, enrol: bool, now: int) -> Admiss
         if not enrol:
             raise ProtocolError(
                 "unknown",
-                f"There is no outlet {hello.outlet[:64]!r} at this hub.",
+                f"There is no outlet {hello.outlet} at this hub.",
                 "The operator adds it with `subak outlet add`, or starts the hub with SUBAK_HUB_ENROL=open.",
             )
-        _enrol(connection, hello.outlet, now)
+        outlets.add(connection, hello.outlet, "", "", now)
     elif outlet.removed:
         raise removed(hello.outlet)
     head = NO_HEAD
@@ -68,10 +66,3 @@ def removed(outlet: str) -> ProtocolError:
         f"Outlet {outlet} was removed from this hub.",
         "The operator can add it again with `subak outlet add`.",
     )
-
-
-def _enrol(connection: Connection, name: str, now: int) -> None:
-    try:
-        outlets.add(connection, name, "", "", now)
-    except PermanentError as error:
-        raise ProtocolError("unknown", error.what, error.todo) from error

@@ -6,10 +6,9 @@ import asyncio
 from dataclasses import dataclass
 
 import sqlalchemy
-import structlog
 
 from services.hub import metrics, outlets, state
-from services.hub.admission import admit, check_hello, removed
+from services.hub.admission import admit, check_identity, removed
 from services.hub.bodies import Bodies
 from services.hub.connection import Connection
 from services.hub.database import Database
@@ -20,6 +19,7 @@ from services.hub.storing import Arrival
 from services.hub.writer import Writer
 from services.kernel.errors import ProtocolError
 from services.kernel.link import Channel
+from services.kernel.telemetry import logger
 from services.kernel.wire.messages import Hello, OutletInfo, Role, Roster, Welcome
 
 WATCH_SECONDS = 0.5
@@ -31,7 +31,7 @@ BEATS = 10
 STOP_SECONDS = 6.0
 """For what is in flight when the hub stops; the whole stop may take ten."""
 
-log = structlog.get_logger()
+log = logger("broker")
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Broker:
             return
         if self._stopping:
             raise _stopping()
-        check_hello(hello, channel.certificate_name, self._tls)
+        check_identity(hello, channel.certificate_name, self._tls)
         connection = Connection(channel, hello.outlet, hello.role)
         await self._replace(connection)
         try:

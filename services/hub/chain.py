@@ -19,9 +19,6 @@ class Head:
     digest: bytes
 
 
-MAX_NUMBER = 2**63 - 1
-"""What the columns hold: of numbers, sequences and positions."""
-
 NO_HEAD = Head("", 0, GENESIS)
 
 

@@ -8,13 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Concatenate, ParamSpec, TypeVar
 
-import structlog
 from sqlalchemy import Connection
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
 from services.hub.queue import Group, Queue, Results
 from services.kernel.errors import TransientError
-from services.kernel.telemetry import Health
+from services.kernel.telemetry import Health, logger
 
 READERS = 4
 """Threads that read: more than a hub's two or three busy cores need, few enough for any server's connection limit."""
@@ -26,7 +25,7 @@ LONGEST_PAUSE_SECONDS = 5.0
 P = ParamSpec("P")
 T = TypeVar("T")
 
-log = structlog.get_logger()
+log = logger("database")
 
 
 class Database:

@@ -16,10 +16,7 @@ from services.kernel.errors import PermanentError
 from services.kernel.schema import HUB_DELIVERY as DELIVERY
 from services.kernel.schema import HUB_IGNORE as IGNORE
 from services.kernel.schema import HUB_OUTLET as OUTLET
-from services.kernel.wire.messages import OutletInfo
-
-NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
-"""At most 64 characters, the width of the columns; fit for a certificate's name, a label and a file name."""
+from services.kernel.wire.messages import OUTLET_NAME, OutletInfo
 
 
 @dataclass(frozen=True)
@@ -60,11 +57,11 @@ def add(connection: Connection, name: str, company: str, place: str, now: int) -
 
     Raises PermanentError `outlet_name`, `outlet_exists`.
     """
-    if not NAME.fullmatch(name):
+    if not re.match(OUTLET_NAME, name):
         raise PermanentError(
             "outlet_name",
             f"{name[:80]!r} cannot be an outlet's name.",
-            "Use 1 to 64 letters, digits, dots, underscores and hyphens; a letter or digit first and last.",
+            "Use 1 to 64 letters, digits, dots, underscores and hyphens.",
         )
     lock_counter(connection)
     row = connection.execute(select(OUTLET).where(OUTLET.c.Name == name)).one_or_none()

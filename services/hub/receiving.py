@@ -5,20 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
-from services.hub.chain import MAX_NUMBER, Head, Verdict, judge
+from services.hub.chain import Head, Verdict, judge
 from services.hub.connection import Connection, first_of
 from services.hub.storing import Arrival, store_part
 from services.hub.writer import Writer
 from services.kernel.change import BatchId, digesting
 from services.kernel.errors import ProtocolError, TransientError
 from services.kernel.failpoint import reach
-from services.kernel.wire.messages import MAX_BATCH_BYTES, WINDOW_BATCHES, Batch, Part, Stored
+from services.kernel.wire.messages import WINDOW_BATCHES, Batch, Part, Stored
 
 UNANSWERED_BATCHES = 2 * WINDOW_BATCHES
 """A capture that does not keep to its window is not read from beyond this."""
-
-MAX_EPOCH_CHARACTERS = 32
-"""What the columns hold."""
 
 
 class Receiving:
@@ -43,12 +40,12 @@ class Receiving:
 
     async def _read(self) -> None:
         while (message := await self._channel.receive()) is not None:
-            if not isinstance(message, Batch):
-                raise ProtocolError("state", f"A capture may not send {type(message).__name__.lower()}.", "")
-            await self._take(message)
+            if isinstance(message, Batch):  # the channel lets nothing else through
+                await self._take(message)
 
     async def _take(self, batch: Batch) -> None:
-        _check(batch)
+        if batch.parts == 0:
+            raise ProtocolError("message", f"Batch {batch.number} is announced without a body.")
         verdict = judge(self._head, batch)
         new = verdict is Verdict.NEXT
         body = await self._receive_body(batch, keep_parts=new and batch.parts > 1)
@@ -62,27 +59,21 @@ class Receiving:
     async def _receive_body(self, batch: Batch, keep_parts: bool) -> bytes | None:
         """The body, if it has one part only; the parts of a larger one go to the database as they come.
 
-        Raises ProtocolError `digest`.
+        That they are in order and of the announced size is the channel's care. Raises ProtocolError `digest`.
         """
         name = BatchId(self._connection.outlet, batch.epoch, batch.number)
         digest = digesting(name, batch.previous)
-        size = 0
         body: bytes | None = None
-        for index in range(batch.parts):
+        for _ in range(batch.parts):
             part = await self._channel.receive()
-            if part is None:
+            if not isinstance(part, Part):
                 raise TransientError("connection", f"{self._connection.outlet} ended within a batch.")
-            if not isinstance(part, Part) or part.index != index:
-                raise ProtocolError("state", f"Part {index} of batch {batch.number} was due.", "")
             digest.update(part.body)
-            size += len(part.body)
-            if size > batch.bytes:
-                break
             if keep_parts:
-                await self._writer.call(store_part, name, index, part.body)
+                await self._writer.call(store_part, name, part.index, part.body)
             elif batch.parts == 1:
                 body = part.body
-        if size != batch.bytes or digest.digest() != batch.digest:
+        if digest.digest() != batch.digest:
             raise ProtocolError(
                 "digest",
                 f"Batch {batch.number} of epoch {batch.epoch} is not what was announced.",
@@ -105,15 +96,3 @@ class Receiving:
             await self._channel.send(Stored(epoch=batch.epoch, number=batch.number))
             reach("hub.after_stored_sent")
             self._unanswered.release()
-
-
-def _check(batch: Batch) -> None:
-    """Raises ProtocolError `message`: what no column could hold, or no body could be."""
-    if not (
-        1 <= len(batch.epoch) <= MAX_EPOCH_CHARACTERS
-        and 1 <= batch.number <= MAX_NUMBER
-        and len(batch.previous) == len(batch.digest) == 32
-        and 1 <= batch.parts <= batch.bytes <= MAX_BATCH_BYTES
-        and 0 <= batch.transactions <= batch.changes <= batch.bytes
-    ):
-        raise ProtocolError("message", f"Batch {batch.number} is announced with figures that cannot be.", "")

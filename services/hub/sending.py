@@ -12,14 +12,10 @@ from services.hub.database import Database
 from services.hub.delivering import Ack, pending, report
 from services.hub.writer import Writer
 from services.kernel.change import BatchId
-from services.kernel.errors import ProtocolError
 from services.kernel.wire.messages import WINDOW_BATCHES, WINDOW_BYTES, Delivery, Executed, Part, Report
 
 READ_AHEAD = 4 * WINDOW_BATCHES
 """Deliveries (without their bodies) read from the queue at once."""
-
-MAX_COUNT = 2**31 - 1
-"""What the columns hold."""
 
 
 class Sending:
@@ -53,21 +49,10 @@ class Sending:
             if isinstance(message, Executed):
                 self._executed(message)
             elif isinstance(message, Report):
-                if not (0 <= message.conflicts <= MAX_COUNT and 0 <= message.quarantined <= MAX_COUNT):
-                    raise ProtocolError("message", "A report has figures that cannot be.", "")
                 await self._writer.call(report, outlet, message.conflicts, message.quarantined)
-            else:
-                raise ProtocolError("state", f"An applier may not send {type(message).__name__.lower()}.", "")
 
     def _executed(self, executed: Executed) -> None:
-        due = self._in_flight[0].sequence if self._in_flight else None
-        if executed.sequence != due:
-            raise ProtocolError(
-                "state", f"Delivery {executed.sequence} is said to be executed; due is {due or 'none'}.", ""
-            )
-        figures = (executed.conflicts, *(quarantined.position for quarantined in executed.quarantined))
-        if not all(0 <= figure <= MAX_COUNT for figure in figures):
-            raise ProtocolError("message", f"Delivery {executed.sequence} is answered with figures that cannot be.", "")
+        """That it answers the oldest delivery in flight is the channel's care."""
         self._in_flight.popleft()
         marked = self._writer.executed(Ack(self._connection.outlet, executed))
         self._marking.append(marked)

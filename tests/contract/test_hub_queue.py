@@ -274,7 +274,7 @@ def test_an_outlet_that_ignores_another_gets_nothing_from_it(queue: Queue) -> No
             queue.write(outlets.ignore, *pair)
 
 
-@pytest.mark.parametrize("name", ["", "a b", "x" * 65, "-a", "amed", "a\n", "ä"])
+@pytest.mark.parametrize("name", ["", "a b", "x" * 65, "amed", "a\n", "ä"])
 def test_a_name_that_cannot_be_an_outlets(queue: Queue, name: str) -> None:
     with pytest.raises(PermanentError):
         queue.write(outlets.add, name, "", "", queue.now)
@@ -299,7 +299,6 @@ def test_who_is_admitted(queue: Queue) -> None:
     assert enter(hello("denpasar")) == "unknown"
     assert enter(hello("denpasar", position=5), enrol=True) == "gap"
     assert len(queue.read(outlets.known)) == 3, "a refused hello leaves nothing behind"
-    assert enter(hello("no such name"), enrol=True) == "unknown"
     assert isinstance(enter(hello("denpasar"), enrol=True), Admission)
     store(queue, *chain("amed", 1))
     assert owed(queue, "denpasar") == [(1, 0)]
