@@ -162,6 +162,14 @@ class MysqlServer:
                     cursor.execute(f"KILL {int(connection)}")
             cursor.execute(f"DROP DATABASE IF EXISTS `{url.database}`")
 
+    def latest_deadlock(self) -> str:
+        """What InnoDB tells of the last deadlock since the server started."""
+        with self._administrator() as cursor:
+            cursor.execute("SHOW ENGINE INNODB STATUS")
+            status = str((cursor.fetchone() or ("", "", ""))[2])
+        _, _, deadlock = status.partition("LATEST DETECTED DEADLOCK")
+        return deadlock.partition("\nTRANSACTIONS\n")[0]
+
     def kill_and_restart(self) -> None:
         """As a crash of the server would do; committed transactions are there again afterwards."""
         self.process.kill()

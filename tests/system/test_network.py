@@ -11,6 +11,7 @@ from tests.conftest import MakeNetwork
 from tests.stack.audit import audit, quarantined
 from tests.stack.network import Network, wait_for
 from tests.stack.schemas import NOTES, SHOP, shop_rows
+from tests.stack.servers import MysqlServer, Servers
 from tests.stack.tills import Tills
 
 SEED = int(os.environ.get("SUBAK_TEST_SEED", "20240229"))
@@ -47,15 +48,20 @@ def test_one_change_of_each_kind_reaches_every_outlet(make_network: MakeNetwork,
     _converged(network)
 
 
+def _deadlock(servers: Servers, network: Network, tills: Tills) -> str:
+    server = servers.server(network.outlets[next(iter(tills.deadlocks))].engine_name)
+    return f"{tills.deadlocks}\n{server.latest_deadlock()}" if isinstance(server, MysqlServer) else str(tills.deadlocks)
+
+
 @pytest.mark.parametrize("mix", MIXES)
-def test_all_outlets_write_at_once_and_converge(make_network: MakeNetwork, mix: str) -> None:
+def test_all_outlets_write_at_once_and_converge(make_network: MakeNetwork, servers: Servers, mix: str) -> None:
     network = make_network(MIXES[mix], SHOP, shop_rows(), hub="mariadb" if "mariadb" in mix else "sqlite")
     with Tills(network.urls, SEED, pause=0.02) as tills:
         time.sleep(WRITING_SECONDS)
         counts = tills.stop()
     assert counts["transactions"] > 50, counts
     _converged(network)
-    assert tills.deadlocks == {}, "the application was made a deadlock victim"
+    assert tills.deadlocks == {}, f"the application was made a deadlock victim: {_deadlock(servers, network, tills)}"
     assert network.dead() == []
 
 
