@@ -11,7 +11,7 @@ from typing import TypeVar
 from sqlalchemy import Connection
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_exponential_jitter
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
 from services.kernel.dialects import Dialect, Purpose
 from services.kernel.errors import TransientError
@@ -73,7 +73,7 @@ class Database:
         """Runs `attempt` in a thread until it does not raise TransientError. Raises PermanentError, or Stopped."""
         async for trial in AsyncRetrying(
             retry=retry_if_exception_type(TransientError),
-            wait=wait_exponential_jitter(FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS),
+            wait=wait_random_exponential(FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS),
             sleep=self._pause,
             before_sleep=self._report,
         ):

@@ -42,15 +42,16 @@ class Service:
         self._settings = settings
         self._stop = stop
         self._nudge = nudge
-        self._health = Health()
+        self.health = Health()
         self._database = Database(
             dialect_for(settings.database_url), settings.database_url, stop, self._database_health
         )
         self._refusals: tuple[Refusal, ...] = ()
+        self._away = False
 
     async def run(self) -> None:
         """Until the service is told to stop. Raises PermanentError when somebody must act first."""
-        serve_metrics(self._settings.metrics_listen, self._health)
+        serve_metrics(self._settings.metrics_listen, self.health)
         try:
             await self._serve()
         except Stopped:
@@ -74,7 +75,7 @@ class Service:
             triggers=len(report.installed) + len(report.rebuilt) + len(report.unchanged),
         )
         await _together(
-            keep_linked(self._settings, sender.hello, sender.run, self._stop, self._nudge, self._health),
+            keep_linked(self._settings, sender.hello, sender.run, self._stop, self._nudge, self.health),
             self._cut(cutter),
             self._watch_triggers(),
             self._watch_age(progress),
@@ -144,12 +145,13 @@ class Service:
         metrics.REFUSED_TABLES.set(len({refusal.table for refusal in report.refusals}))
 
     def _database_health(self, wrong: TransientError | None) -> None:
-        if wrong is not None and self._health.ready:
-            log.warning("database", code=wrong.code, what=wrong.what, todo=wrong.todo)
-        elif wrong is None and not self._health.ready:
-            log.info("database answers")
-        self._health.ready = wrong is None
-        self._health.detail = "" if wrong is None else f"database: {wrong.what}"
+        if wrong is not None and not self._away:
+            log.warning("database is away", code=wrong.code, what=wrong.what, todo=wrong.todo)
+        elif wrong is None and self._away:
+            log.info("database is back")
+        self._away = wrong is not None
+        self.health.ready = wrong is None
+        self.health.detail = "" if wrong is None else f"database: {wrong.what}"
 
 
 async def _together(*work: Coroutine[Any, Any, None]) -> None:

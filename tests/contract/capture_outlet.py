@@ -52,6 +52,10 @@ class Outlet:
     def install(self, *patterns: str) -> Report:
         return triggers.install(self.database.writing, self.dialect, patterns or ("*",), self.name)
 
+    def has_triggers(self) -> bool:
+        with self.reading() as connection:
+            return bool(self.dialect.installed(connection))
+
     def cutter(self, done: Callable[[Cut], None] = lambda cut: None) -> Cutter:
         cutter = Cutter(self.database, self.name, "0123456789abcdef", now, done, lambda: False)
         cutter.open()
