@@ -19,7 +19,7 @@ def check_announcement(announced: Announcement) -> None:
             f"A batch of {announced.bytes} bytes was announced; {MAX_BATCH_BYTES} are allowed.",
             "Split the source transaction into smaller ones.",
         )
-    if not announced.parts <= announced.bytes <= announced.parts * MAX_PART_BYTES:
+    if not 0 < announced.parts <= announced.bytes <= announced.parts * MAX_PART_BYTES:
         raise ProtocolError("message", f"{announced.bytes} bytes do not fit {announced.parts} parts.")
     if not 0 < announced.transactions <= announced.changes:
         raise ProtocolError(
