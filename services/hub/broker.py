@@ -86,7 +86,7 @@ class Broker:
         admission = await self.writer.call(admit, hello, self._enrol, self._database.now)
         if self._stopping:
             raise _stopping()
-        connection.paused = admission.paused
+        connection.admitted, connection.paused = True, admission.paused
         metrics.CONNECTED.labels(hello.outlet, hello.role.value).set(1)
         log.info("outlet connected", outlet=hello.outlet, role=hello.role.value, peer=connection.channel.peer)
         self._show(View.of(admission.outlets, admission.paused))
@@ -150,7 +150,8 @@ class Broker:
             return
         del self._connections[key]
         metrics.CONNECTED.labels(connection.outlet, connection.role.value).set(0)
-        log.info("outlet disconnected", outlet=connection.outlet, role=connection.role.value)
+        if connection.admitted:
+            log.info("outlet disconnected", outlet=connection.outlet, role=connection.role.value)
         online = any(outlet == connection.outlet for outlet, _ in self._connections)
         await self.writer.call(outlets.set_online, connection.outlet, online, self._database.now)
 

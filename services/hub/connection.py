@@ -21,6 +21,7 @@ class Connection:
         self.wake = asyncio.Event()
         self.gone = asyncio.Event()
         """Set when its session has ended and will submit nothing more to the writer."""
+        self.admitted = False
         self.paused = False
         self.news = True
         """Whether something may be owed to the outlet that its session has not seen yet."""
