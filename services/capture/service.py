@@ -146,9 +146,9 @@ class Service:
 
     def _database_health(self, wrong: TransientError | None) -> None:
         if wrong is not None and not self._away:
-            log.warning("database is away", code=wrong.code, what=wrong.what, todo=wrong.todo)
+            log.warning("trying the database again", code=wrong.code, what=wrong.what, todo=wrong.todo)
         elif wrong is None and self._away:
-            log.info("database is back")
+            log.info("the database answers again")
         self._away = wrong is not None
         self.health.ready = wrong is None
         self.health.detail = "" if wrong is None else f"database: {wrong.what}"
