@@ -1,11 +1,10 @@
-"""Environment variables, each also as NAME_FILE (a file that holds the value). All faults are told at once.
+"""What each service and command is told by its environment, checked before anything else happens; all faults at once.
 
-A value that may hold a password (a database URL) never stands in a message.
+A database URL may hold a password: it never stands in a message.
 """
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
 import os
 import re
@@ -18,14 +17,14 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
-from services.kernel.errors import PermanentError
-from services.kernel.failpoint import VARIABLE as FAILPOINT
+from services.kernel.environment import Fault as Fault
+from services.kernel.environment import SettingsError as SettingsError
+from services.kernel.environment import given, unknown
 from services.kernel.tls import TlsFault, TlsSettings, check_tls
 from services.kernel.wire.messages import OUTLET_NAME
 
 DRIVERS = {"mysql": "pymysql", "mariadb": "pymysql", "sqlite": "pysqlite"}
 
-PREFIX = "SUBAK_"
 TLS_FILES = {"ca": "SUBAK_TLS_CA", "cert": "SUBAK_TLS_CERT", "key": "SUBAK_TLS_KEY"}
 TLS = ("SUBAK_TLS", *TLS_FILES.values())
 
@@ -46,23 +45,6 @@ class Address(NamedTuple):
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return False
-
-
-class Fault(NamedTuple):
-    """One thing wrong with the environment: which variable, what is wrong, what to set."""
-
-    variable: str
-    what: str
-    todo: str
-
-
-class SettingsError(PermanentError):
-    """Carries every fault, in the order of the variables' names."""
-
-    def __init__(self, faults: list[Fault]) -> None:
-        self.faults = tuple(sorted(set(faults)))
-        lines = "\n".join(f"  {fault.variable}: {fault.what} {fault.todo}" for fault in self.faults)
-        super().__init__("setting", f"{len(self.faults)} of the settings are wrong or missing:\n{lines}")
 
 
 class _Refused(ValueError):
@@ -213,13 +195,13 @@ T = TypeVar("T", bound=Settings)
 
 def load(kind: type[T], environ: Mapping[str, str] = os.environ) -> T:
     """Raises SettingsError with every fault there is."""
-    faults = _unknown(environ)
+    faults = unknown(environ, VARIABLES)
     wanted = [*kind.variables.values(), *(TLS if kind.peer else ())]
-    given = {variable: text for variable in wanted if (text := _given(environ, variable, faults))}
+    found = {variable: text for variable in wanted if (text := given(environ, variable, faults))}
     unreadable = {fault.variable.removesuffix("_FILE") for fault in faults}
-    values: dict[str, Any] = {field: given[name] for field, name in kind.variables.items() if name in given}
+    values: dict[str, Any] = {field: found[name] for field, name in kind.variables.items() if name in found}
     if kind.peer:
-        values["tls"] = _tls(kind, given, unreadable, faults)
+        values["tls"] = _tls(kind, found, unreadable, faults)
     try:
         settings = kind.model_validate(values)
     except ValidationError as error:
@@ -241,36 +223,6 @@ def load_or_exit(kind: type[T]) -> T:
         raise SystemExit(2) from None
 
 
-def _given(environ: Mapping[str, str], variable: str, faults: list[Fault]) -> str | None:
-    """The variable's value, or the content of the file that NAME_FILE names. An empty one counts as not set."""
-    text, file = environ.get(variable, "").strip(), environ.get(f"{variable}_FILE", "").strip()
-    if text and file:
-        faults.append(Fault(variable, f"Both it and {variable}_FILE are set.", "Set one of them."))
-        return None
-    if not file:
-        return text or None
-    try:
-        text = Path(file).read_text("utf-8").strip()
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not text in UTF-8"
-        faults.append(
-            Fault(f"{variable}_FILE", f"{file!r} cannot be read: {reason}.", "Name a file that holds the value.")
-        )
-        return None
-    if not text:
-        faults.append(Fault(f"{variable}_FILE", f"{file!r} is empty.", "Name a file that holds the value."))
-    if text.startswith("-----BEGIN"):
-        faults.append(
-            Fault(
-                f"{variable}_FILE",
-                f"{file!r} is the certificate or key itself.",
-                f"Set {variable} to its path instead.",
-            )
-        )
-        return None
-    return text or None
-
-
 def _fault(variable: str, refused: object) -> Fault:
     if isinstance(refused, _Refused):
         return Fault(variable, refused.what, refused.todo)
@@ -290,16 +242,16 @@ MEANING = {
 """Of the variables that must be set."""
 
 
-def _tls(kind: type[T], given: Mapping[str, str], unreadable: set[str], faults: list[Fault]) -> TlsSettings | None:
-    files = {name: given[variable] for name, variable in TLS_FILES.items() if variable in given}
-    switch = given.get("SUBAK_TLS")
+def _tls(kind: type[T], found: Mapping[str, str], unreadable: set[str], faults: list[Fault]) -> TlsSettings | None:
+    files = {name: found[variable] for name, variable in TLS_FILES.items() if variable in found}
+    switch = found.get("SUBAK_TLS")
     if switch is not None and switch != "off":
         faults.append(
             Fault("SUBAK_TLS", f"{switch!r} is not known.", "Leave it out, or set it to off on this machine only.")
         )
         return None
     if switch == "off":
-        _check_off(kind, given, files, faults)
+        _check_off(kind, found, files, faults)
         return None
     for name, variable in TLS_FILES.items():
         if name not in files and variable not in unreadable:
@@ -313,12 +265,12 @@ def _tls(kind: type[T], given: Mapping[str, str], unreadable: set[str], faults: 
     return tls
 
 
-def _check_off(kind: type[T], given: Mapping[str, str], files: Mapping[str, str], faults: list[Fault]) -> None:
+def _check_off(kind: type[T], found: Mapping[str, str], files: Mapping[str, str], faults: list[Fault]) -> None:
     variable = kind.variables[kind.peer]
     if files:
         faults.append(Fault("SUBAK_TLS", "It is off, and certificates are set.", "Set the one or the other."))
     try:
-        address = _address(given.get(variable, ""))
+        address = _address(found.get(variable, ""))
     except _Refused:
         return  # told as a fault of that variable
     if not address.loopback:
@@ -329,17 +281,3 @@ def _check_off(kind: type[T], given: Mapping[str, str], files: Mapping[str, str]
                 f"Set {', '.join(TLS_FILES.values())} instead, or use 127.0.0.1.",
             )
         )
-
-
-def _unknown(environ: Mapping[str, str]) -> list[Fault]:
-    known = sorted({*VARIABLES, *(f"{variable}_FILE" for variable in VARIABLES)})
-    faults = []
-    for variable in environ:
-        if not variable.startswith(PREFIX) or variable in known or variable == FAILPOINT:
-            continue
-        if variable.startswith("SUBAK_TEST_"):
-            continue
-        near = difflib.get_close_matches(variable, known, n=1)
-        todo = f"Did you mean {near[0]}?" if near else "Take it out of the environment."
-        faults.append(Fault(variable, "There is no such setting.", todo))
-    return faults
