@@ -47,7 +47,7 @@ class Outcome:
 class Applier:
     """Applies batches and retries what is quarantined, over one outlet's database. Blocking; one call at a time.
 
-    `clock` gives microseconds since 1970 UTC. `engine` is one of Purpose.APPLY.
+    `clock` gives microseconds since 1970 UTC. `engine` is one of Purpose.APPLY. `refresh` reads the schema: call it first.
     """
 
     def __init__(
@@ -58,15 +58,12 @@ class Applier:
         self._outlet = outlet
         self._patterns = patterns
         self._clock = clock
-        self.catalogue = self._read_catalogue()
-
-    def _read_catalogue(self) -> Catalogue:
-        with self._transaction() as connection:
-            return self._dialect.catalogue(connection, self._patterns)
+        self.catalogue = Catalogue(())
 
     def refresh(self) -> None:
-        """Reads the schema again: tables may have been added or changed."""
-        self.catalogue = self._read_catalogue()
+        """Reads the schema, again: tables may have been added or changed."""
+        with self._transaction() as connection:
+            self.catalogue = self._dialect.catalogue(connection, self._patterns)
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:

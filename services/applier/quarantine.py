@@ -25,7 +25,7 @@ APPLIED = "applied"
 DISCARDED = "discarded"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Quarantined:
     """One entry. Times are in microseconds since 1970 UTC."""
 

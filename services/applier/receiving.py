@@ -7,6 +7,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 import tenacity
@@ -33,6 +34,9 @@ from services.kernel.wire.messages import (
 RETRY_SECONDS = 30.0
 """How often everything in quarantine is tried again, whatever happened meanwhile: the application may have made room."""
 
+RETRY_PAUSE = 0.01
+"""Seconds before the second attempt at one quarantined transaction; doubled with each further one, up to RETRY_SECONDS."""
+
 RETRIES_AT_ONCE = 50
 """Quarantined transactions tried in one go, so that the next delivery never waits long."""
 
@@ -40,6 +44,7 @@ LONGEST_PAUSE = 2.0
 """Seconds between attempts at most: a lock held for minutes is asked for often enough, and does not fill the log."""
 
 log = logger("applier")
+Deliveries = asyncio.Queue[tuple[Delivery, bytes] | None]
 Result = TypeVar("Result")
 
 
@@ -52,12 +57,20 @@ class Receiver:
         self._health = health
         self._stopped = threading.Event()
         self._waiting: list[quarantine.Quarantined] = []
+        self._not_before: dict[int, float] = {}
         self._retry_at = 0.0
         self._told: tuple[int, int] | None = None
+        self._deliveries: Deliveries = asyncio.Queue()
+
+    async def open(self, prepare: Callable[[], None]) -> None:
+        """Waits for the outlet's database, prepares it and reads its schema. Raises PermanentError."""
+        await asyncio.to_thread(self._insist, lambda _: prepare())
+        await asyncio.to_thread(self._insist, lambda _: self._applier.refresh())
 
     def stop(self) -> None:
         """No further attempt is begun; the one that runs is finished."""
         self._stopped.set()
+        self._deliveries.put_nowait(None)
 
     async def hello(self) -> Hello:
         sequence, digest = await asyncio.to_thread(self._insist, lambda _: self._applier.position())
@@ -74,17 +87,24 @@ class Receiver:
     async def run(self, channel: Channel, welcome: Welcome) -> None:
         """Serves one connection until it ends. Raises what ends it."""
         del welcome
-        deliveries: asyncio.Queue[tuple[Delivery, bytes] | None] = asyncio.Queue()  # bounded by the hub's window
+        deliveries = self._deliveries = asyncio.Queue()  # bounded by the hub's window
         self._told = None
-        async with asyncio.TaskGroup() as group:
-            worker = group.create_task(self._work(channel, deliveries))
-            try:
-                await self._read(channel, deliveries)
-            finally:
-                deliveries.put_nowait(None)
-            await worker
+        reader = asyncio.create_task(self._read(channel, deliveries))
+        worker = asyncio.create_task(self._work(channel, deliveries))
+        try:
+            await asyncio.wait({reader, worker}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            # What is being applied is finished before the next connection asks how far the ledger goes.
+            reader.cancel()
+            while not deliveries.empty():
+                deliveries.get_nowait()
+            deliveries.put_nowait(None)
+            await asyncio.wait({reader, worker})
+        for task in (worker, reader):
+            if not task.cancelled():
+                task.result()
 
-    async def _read(self, channel: Channel, deliveries: asyncio.Queue[tuple[Delivery, bytes] | None]) -> None:
+    async def _read(self, channel: Channel, deliveries: Deliveries) -> None:
         while (message := await channel.receive()) is not None:
             if isinstance(message, Delivery):
                 parts = []
@@ -97,7 +117,7 @@ class Receiver:
             elif isinstance(message, Roster):
                 log.info("roster", outlets=[outlet.name for outlet in message.outlets], paused=message.paused)
 
-    async def _work(self, channel: Channel, deliveries: asyncio.Queue[tuple[Delivery, bytes] | None]) -> None:
+    async def _work(self, channel: Channel, deliveries: Deliveries) -> None:
         self._waiting = await asyncio.to_thread(self._insist, lambda _: self._applier.waiting())
         await self._report(channel)
         while not self._stopped.is_set():
@@ -118,8 +138,10 @@ class Receiver:
             reach("applier.after_executed_sent")
             if outcome.quarantined:
                 self._waiting = await asyncio.to_thread(self._insist, lambda _: self._applier.waiting())
-            if self._waiting and await asyncio.to_thread(self._retry, outcome.tables):
-                await self._report(channel)
+            if self._waiting:
+                left = await asyncio.to_thread(self._retry, outcome.tables)
+                if left:
+                    await self._report(channel)
 
     def _applier_refreshed(self) -> None:
         self._insist(lambda _: self._applier.refresh())
@@ -147,16 +169,22 @@ class Receiver:
         chosen = [
             entry
             for entry in self._waiting
-            if tables is None or quarantine.touches(entry, list(tables), self._applier.catalogue)
+            if (tables is None or quarantine.touches(entry, list(tables), self._applier.catalogue))
+            and self._not_before.get(entry.id, 0.0) <= time.monotonic()
         ]
         progress = False
         for entry in chosen[:RETRIES_AT_ONCE]:
             if self._stopped.is_set():
                 break
             try:
-                self._insist(lambda attempt, entry=entry: self._applier.retry(entry.id, attempt))
+                self._insist(partial(self._applier.retry, entry.id))
             except PermanentError:
+                # One that keeps failing must not be tried with every batch that happens to touch its table.
+                pause = min(RETRY_SECONDS, RETRY_PAUSE * 2 ** min(entry.attempts, 16))
+                self._not_before[entry.id] = time.monotonic() + pause
+                entry.attempts += 1
                 continue
+            self._not_before.pop(entry.id, None)
             log.info("left quarantine", sequence=entry.sequence, position=entry.position, origin=entry.origin)
             progress = True
         if progress:

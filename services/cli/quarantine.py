@@ -121,7 +121,9 @@ def _applier() -> Iterator[Applier]:
         with engine.connect() as connection:
             require_prepared(connection, settings.database_url)
         outlet = outlet_name(engine, settings)
-        yield Applier(engine, dialect, outlet, settings.tables, lambda: time.time_ns() // 1000)
+        applier = Applier(engine, dialect, outlet, settings.tables, lambda: time.time_ns() // 1000)
+        applier.refresh()
+        yield applier
 
 
 def _one(connection: Connection, identifier: int) -> Row[Any]:

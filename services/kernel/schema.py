@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
@@ -37,7 +38,7 @@ class Side(StrEnum):
     HUB = "hub"
 
 
-def _table(metadata: MetaData, name: str, columns: dict[str, type[TypeEngine[object]]], key: tuple[str, ...]) -> Table:
+def _table(metadata: MetaData, name: str, columns: dict[str, type[TypeEngine[Any]]], key: tuple[str, ...]) -> Table:
     return Table(
         name,
         metadata,

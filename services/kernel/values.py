@@ -257,7 +257,7 @@ def _datetime(value: Any) -> str:
     return text if fraction == "000000" else f"{text}.{fraction}"
 
 
-_CANONICAL = {
+_CANONICAL: dict[Kind, Callable[[Any], Value]] = {
     Kind.INTEGER: _integer,
     Kind.BOOLEAN: _boolean,
     Kind.DECIMAL: _decimal,

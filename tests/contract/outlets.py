@@ -39,6 +39,7 @@ class Outlet:
         own.dispose()
         self.engine = self.dialect.engine(url, Purpose.APPLY)
         self.applier = Applier(self.engine, self.dialect, name, ["*"], lambda: time.time_ns() // 1000)
+        self.applier.refresh()
         self.sequence = 0
         self._number = 0
         self._previous = GENESIS
