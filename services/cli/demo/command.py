@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import shutil
 import signal
 import sys
@@ -24,10 +23,10 @@ from services.cli.compare.command import render
 from services.cli.compare.comparing import Comparison, compare
 from services.cli.console import console, grid
 from services.cli.databases import hub_to_change, hub_to_read, parsed
-from services.cli.demo.company import PRODUCTS, Site, found, shop_names, write_ahead
+from services.cli.demo.company import Site, found, shop_names, write_ahead
 from services.cli.demo.network import START_SECONDS, Network
 from services.cli.demo.observing import Moment, Observer
-from services.cli.demo.till import Till, disagree
+from services.cli.demo.till import Quarrel, Till
 from services.cli.demo.view import View
 from services.hub import administration
 from services.kernel.dialects import Purpose, dialect_for
@@ -101,7 +100,7 @@ class _Demo:
             for index, (shop, url) in enumerate(self._databases.items())
             for till in range(TILLS)
         ]
-        self._draw = random.Random()
+        self._quarrel = Quarrel(self._urls, QUARREL_SECONDS, self._closing)
 
     def run(self) -> bool:
         """Whether all went as promised."""
@@ -115,8 +114,8 @@ class _Demo:
             stack.callback(self._close_tills)
             with View() as view:
                 self._await_outlets(observer, view)
-                for till in self._tills:
-                    till.start()
+                for thread in (*self._tills, self._quarrel):
+                    thread.start()
                 view.say(f"{len(self._tills)} tills are selling for {self._seconds:.0f} s")
                 self._sell(observer, view)
                 self._close_tills()
@@ -153,11 +152,7 @@ class _Demo:
         began = time.monotonic()
         victim = self._network.outlets[-1]
         cut = back = False
-        quarrels = 0
         while (elapsed := time.monotonic() - began) < self._seconds:
-            if elapsed > quarrels * QUARREL_SECONDS:
-                disagree(self._urls, 1 + quarrels % len(PRODUCTS), self._draw)
-                quarrels += 1
             if not cut and elapsed > CUT_AT * self._seconds:
                 cut = True
                 self._network.cut_off(victim)
@@ -198,12 +193,12 @@ class _Demo:
 
     def _close_tills(self) -> None:
         self._closing.set()
-        for till in self._tills:
-            if till.is_alive():
-                till.join()
+        for thread in (*self._tills, self._quarrel):
+            if thread.is_alive():
+                thread.join()
 
     def _report(self, moment: Moment, comparison: Comparison) -> bool:
-        errors = [error for till in self._tills for error in till.errors]
+        errors = [error for thread in (*self._tills, self._quarrel) for error in thread.errors]
         quarantined = sum(line.quarantined for line in moment.lines)
         render(comparison)
         columns = ["own changes", "applied", "conflicts", "quarantined", "slowest sale"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -96,10 +96,28 @@ class Till(threading.Thread):
         application.run("set_photo", self._draw.randbytes(3000), product)
 
 
-def disagree(urls: list[URL], product: int, draw: random.Random) -> None:
-    """The same product gets another price in every shop at once: a conflict on purpose."""
-    for url in urls:
-        application = Application(url)
-        with application.transaction():
-            application.run("set_price", f"{draw.randint(100, 2000) / 100:.2f}", product)
-        application.close()
+class Quarrel(threading.Thread):
+    """The same product gets another price in every shop at once, time and again: conflicts on purpose."""
+
+    def __init__(self, urls: Sequence[URL], pause: float, closing: threading.Event) -> None:
+        super().__init__(name="quarrel", daemon=True)
+        self._urls = urls
+        self._pause = pause
+        self._closing = closing
+        self._draw = random.Random(0)
+        self.errors: list[str] = []
+
+    def run(self) -> None:
+        applications = [Application(url) for url in self._urls]
+        product = 0
+        while not self._closing.wait(self._pause):
+            product = product % len(PRODUCTS) + 1
+            for application in applications:
+                price = f"{self._draw.randint(100, 2000) / 100:.2f}"
+                try:
+                    with application.transaction():
+                        application.run("set_price", price, product)
+                except Exception as error:
+                    self.errors.append(f"price of {product}: {error}")
+        for application in applications:
+            application.close()
