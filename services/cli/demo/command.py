@@ -198,7 +198,7 @@ class _Demo:
                 thread.join()
 
     def _report(self, moment: Moment, comparison: Comparison) -> bool:
-        errors = [error for thread in (*self._tills, self._quarrel) for error in thread.errors]
+        errors = [error for till in self._tills for error in till.errors] + self._quarrel.errors
         quarantined = sum(line.quarantined for line in moment.lines)
         render(comparison)
         columns = ["own changes", "applied", "conflicts", "quarantined", "slowest sale"]
