@@ -132,7 +132,6 @@ class Channel(asyncio.Protocol):
         connection: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
         self.certificate_name = certificate_name(connection) if connection is not None else None
         self._take_in()
-        self._watch()
 
     def data_received(self, data: bytes) -> None:
         self._session.feed(data, self._loop.time())
@@ -184,8 +183,7 @@ class Channel(asyncio.Protocol):
             self._parts_done.clear()
         else:
             self._parts_done.set()
-        if self._timer is None:
-            self._watch()
+        self._watch()
 
     def _take_in(self) -> None:
         """Moves messages to the inbox while there is room; stops and starts reading accordingly."""
@@ -196,6 +194,7 @@ class Channel(asyncio.Protocol):
             self._fail(error)
         self._heartbeat()
         self._read(self._has_room())
+        self._watch()
 
     def _has_room(self) -> bool:
         return self._inbox_bytes < INBOX_BYTES and len(self._inbox) < INBOX_MESSAGES
@@ -223,7 +222,6 @@ class Channel(asyncio.Protocol):
         else:
             transport.pause_reading()
         self._session.listen(wanted, self._loop.time())
-        self._watch()
 
     def _heartbeat(self) -> None:
         transport = self._transport
@@ -234,17 +232,18 @@ class Channel(asyncio.Protocol):
             transport.write(data)
 
     def _watch(self) -> None:
-        """Sets the timer for what the session has to do next."""
+        """Sets the timer for what the session has to do next. One that rings too early does no harm, and is set again."""
+        due = self._session.due()
+        if due is None or self._lost.is_set() or (self._timer is not None and self._timer.when() <= due):
+            return
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
-        due = self._session.due()
-        if due is not None and not self._lost.is_set():
-            # A ping that is due and cannot be written now goes out in `resume_writing`.
-            pause = 0.01 if self._may_write.is_set() else 1.0
-            self._timer = self._loop.call_at(max(due, self._loop.time() + pause), self._tick)
+        # A ping that is due and cannot be written now goes out in `resume_writing`.
+        pause = 0.01 if self._may_write.is_set() else 1.0
+        self._timer = self._loop.call_at(max(due, self._loop.time() + pause), self._tick)
 
     def _tick(self) -> None:
+        self._timer = None
         try:
             self._session.expire(self._loop.time())
         except ProtocolError as error:

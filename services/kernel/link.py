@@ -34,6 +34,12 @@ BACKLOG = 512
 PASSING = frozenset({"stopping", "failed"})
 """Refusals for which nobody must act: the hub comes back by itself."""
 
+NO_WELCOME = (
+    "The hub's log says why. Check that TLS is on at both ends, or off at both, and that this service's certificate is valid"
+    " today and comes from the hub's authority."
+)
+"""A hub that does not like a certificate hangs up: asyncio does not send TLS's alert."""
+
 log = logger("link")
 T = TypeVar("T")
 
@@ -63,9 +69,7 @@ async def dial(hub: Address, tls: TlsSettings | None, hello: Hello) -> tuple[Cha
         welcome = await channel.receive()
     except TransientError as error:
         channel.abort()
-        if error.code == "connection" and not error.todo:
-            error.todo = "Check that TLS is on at both ends, or off at both; the hub's log says why."
-        raise
+        raise TransientError(error.code, error.what, error.todo or NO_WELCOME) from error
     except BaseException:
         channel.abort()
         raise

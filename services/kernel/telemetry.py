@@ -104,10 +104,10 @@ def _chain(error: BaseException | None) -> list[BaseException]:
 class Health:
     """What /readyz answers: ready when the service's own work is (`ready`) and, at an outlet, the hub is linked (`link` empty)."""
 
-    def __init__(self) -> None:
+    def __init__(self, link: str = "") -> None:
         self.ready = False
         self.detail = "starting"
-        self.link = ""
+        self.link = link
         """Why there is no link to the hub; set by `link.keep_linked`, empty where there is one or none is needed."""
 
     def status(self) -> tuple[bool, str]:
