@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import time
 
+from sqlalchemy import Connection
+
 from services.hub import state
 from services.hub.broker import Broker
 from services.hub.connection import first_of
 from services.hub.database import Database
+from services.hub.outlets import nobody_online
 from services.hub.queue import open_queue
 from services.kernel.link import serve
 from services.kernel.settings import HubSettings, load_or_exit
 from services.kernel.telemetry import Health, logger, run_service, serve_metrics
 
-LAST_COMMIT_SECONDS = 2.0
+LAST_COMMIT_SECONDS = 1.5
 """For the commit that runs when everybody has said bye."""
 
 log = logger("main")
@@ -49,11 +52,16 @@ async def _serve(settings: HubSettings, database: Database, health: Health, stop
         health.ready, health.detail = False, "stopping"
         server.close()
         await broker.stop()
-        goodbye = broker.writer.call(state.put, state.SEEN, "0")
+        goodbye = broker.writer.call(_say_goodbye)
         broker.writer.stop()
         await asyncio.wait({writing}, timeout=LAST_COMMIT_SECONDS)
         writing.cancel()
         goodbye.cancel()
+
+
+def _say_goodbye(connection: Connection) -> None:
+    nobody_online(connection)
+    state.put(connection, state.SEEN, "0")
 
 
 async def _result(task: asyncio.Task[None]) -> None:

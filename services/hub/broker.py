@@ -29,7 +29,7 @@ BEATS = 10
 """Every so many watches the hub leaves a sign of life and counts what waits."""
 
 STOP_SECONDS = 6.0
-"""For what is in flight when the hub stops; the whole stop may take ten."""
+"""For what is in flight when the hub stops, while its database may be away; the whole stop may take ten."""
 
 log = logger("broker")
 
@@ -152,6 +152,8 @@ class Broker:
         metrics.CONNECTED.labels(connection.outlet, connection.role.value).set(0)
         if connection.admitted:
             log.info("outlet disconnected", outlet=connection.outlet, role=connection.role.value)
+        if self._stopping:
+            return  # the database is told of all at once, or it is away
         online = any(outlet == connection.outlet for outlet, _ in self._connections)
         await self.writer.call(outlets.set_online, connection.outlet, online, self._database.now)
 

@@ -6,19 +6,20 @@ import asyncio
 import os
 import signal
 import struct
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from services.kernel.link import Channel, RefusedError, dial
-from services.kernel.settings import Address
 from sqlalchemy.engine import URL
 
 from services.hub import administration
 from services.kernel.change import GENESIS, BatchId, digest
 from services.kernel.dialects import Purpose, dialect_for
 from services.kernel.errors import SubakError, TransientError
+from services.kernel.link import Channel, RefusedError, dial
+from services.kernel.settings import Address
 from services.kernel.wire.messages import (
     WINDOW_BATCHES,
     AnyMessage,
@@ -35,6 +36,7 @@ from services.kernel.wire.messages import (
 from tests.conftest import FreshDatabase
 from tests.stack.network import Process, wait_for
 from tests.stack.servers import MysqlServer, Servers, free_port
+from tests.unit.certificates import Authority
 
 LIMIT = 20.0
 """Seconds within which the hub must do whatever it is waited for here."""
@@ -528,6 +530,48 @@ def test_the_database_goes_and_comes_back(hub: Hub, servers: Servers, engine_nam
         assert [await candi.stored() for _ in range(1, 10)] == list(range(2, 11))
         assert [await amed.execute() for _ in range(10)] == [b"%d" % number for number in range(10)]
         assert await asyncio.to_thread(hub.process.ready)
+
+    talk(conversation)
+
+
+@pytest.mark.parametrize("engine_name", ["mariadb"])
+def test_a_hub_whose_database_is_away_can_be_stopped(hub: Hub, servers: Servers) -> None:
+    server = servers.server("mariadb")
+    assert isinstance(server, MysqlServer)
+
+    async def conversation() -> None:
+        await hub.applier("amed")
+        candi = await hub.capture("candi")
+        await candi.store(b"0")
+        server.process.kill()
+        server.process.wait()
+        await candi.send(b"1")
+        await asyncio.to_thread(wait_for, "the hub to say so", lambda: not hub.process.ready(), LIMIT)
+
+    try:
+        talk(conversation)
+        started = time.monotonic()
+        assert hub.stop() == 0
+        assert time.monotonic() - started < 10
+    finally:
+        server.kill_and_restart()
+
+
+@pytest.mark.parametrize("engine_name", ["sqlite"])
+def test_an_outlet_speaks_for_the_name_in_its_certificate(hub: Hub, tmp_path: Path) -> None:
+    hub.stop()
+    authority = Authority(tmp_path)
+    own = authority.issue("hub")
+    hub.start(SUBAK_TLS="", SUBAK_TLS_CA=str(own.ca), SUBAK_TLS_CERT=str(own.cert), SUBAK_TLS_KEY=str(own.key))
+    amed, candi = authority.issue("amed"), authority.issue("candi")
+
+    async def conversation() -> None:
+        await dial(hub.address, amed, Hello(1, Role.APPLIER, "amed", "e1", 0, GENESIS))
+        with pytest.raises(RefusedError) as refused:
+            await dial(hub.address, candi, Hello(1, Role.CAPTURE, "amed", "e1", 0, GENESIS))
+        assert refused.value.code == "identity"
+        with pytest.raises(TransientError):
+            await hub.applier("amed")
 
     talk(conversation)
 
