@@ -39,6 +39,7 @@ def column(kind: Kind, *, loose: bool = False, name: str = "c") -> Column:
         (Kind.TEXT, 7, "7"),
         (Kind.CHAR, "trailing  ", "trailing"),
         (Kind.BINARY, "AP8=", b"\0\xff"),
+        (Kind.BINARY, "AP\n8=\n", b"\0\xff"),
         (Kind.BINARY, "", b""),
         (Kind.UUID, "6BA7B810-9DAD-11D1-80B4-00C04FD430C8", "6ba7b810-9dad-11d1-80b4-00c04fd430c8"),
         (Kind.DATE, "2024-02-29", "2024-02-29"),

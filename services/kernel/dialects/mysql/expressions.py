@@ -47,7 +47,8 @@ def _json_value(column: Column, alias: str) -> str:
             # MariaDB prints six digits of a FLOAT; a DOUBLE is printed so that it reads back to the same bits.
             return f"CAST(CAST({value} AS DOUBLE) AS CHAR)"
         case Kind.BINARY:
-            return f"REPLACE(TO_BASE64({value}), '\\n', '')"
+            # With its line breaks: MariaDB's REPLACE takes 1.7 s to remove those of 1 MB, and a time that grows as the square.
+            return f"TO_BASE64({value})"
         case Kind.DATETIME if base_type(column) == "timestamp":
             return _UTC.format(value=value)
         case Kind.TEXT | Kind.CHAR if base_type(column) not in ("inet4", "inet6"):
