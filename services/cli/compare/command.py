@@ -8,7 +8,7 @@ import typer
 from rich.markup import escape
 
 from services.cli.compare.comparing import Comparison, RowDifference, TableResult, compare, differing_columns
-from services.cli.console import console, grid, print_json
+from services.cli.console import console, counted, grid, print_json
 from services.cli.databases import parsed
 from services.kernel.catalogue import folded
 from services.kernel.errors import PermanentError
@@ -49,7 +49,7 @@ def exit_code(comparison: Comparison) -> int:
 def render(comparison: Comparison) -> None:
     names = [database.name for database in comparison.databases]
     for database in comparison.databases:
-        waiting = f", {database.waiting} changes not yet sent" if database.waiting else ""
+        waiting = f", {counted(database.waiting, 'change')} not yet sent" if database.waiting else ""
         console.print(escape(f"{database.name}: {database.server}, {database.url}{waiting}"))
     if comparison.tables:
         rows = [[table.name, *_counts(table, len(names)), _finding(table)] for table in comparison.tables]
@@ -60,7 +60,7 @@ def render(comparison: Comparison) -> None:
         for difference in table.differences:
             _render_difference(table, difference, names)
         if table.differing > len(table.differences):
-            console.print(f"  {escape(table.name)}: {table.differing - len(table.differences)} more rows differ")
+            console.print(f"  {escape(table.name)}: {counted(table.differing - len(table.differences), 'row')} more")
     for refused in comparison.refused:
         console.print(escape(f"not synchronised: {refused}"), style="dim")
     console.print(verdict(comparison), style="bold green" if comparison.identical else "bold red")
@@ -69,12 +69,12 @@ def render(comparison: Comparison) -> None:
 def verdict(comparison: Comparison) -> str:
     if comparison.identical:
         rows = sum(table.rows[0] for table in comparison.tables)
-        return f"identical: {len(comparison.tables)} tables, {rows} rows in each database"
+        return f"identical: {counted(len(comparison.tables), 'table')}, {counted(rows, 'row')} in each database"
     differing = sum(table.differing for table in comparison.tables)
     explained = sum(table.explained for table in comparison.tables)
     parts = []
     if differing:
-        parts.append(f"{differing} rows differ, {explained} of them explained by quarantine")
+        parts.append(f"different: {counted(differing, 'row')}, {explained} of them explained by quarantine")
     problems = [table.name for table in comparison.tables if table.problem]
     if problems or not comparison.tables:
         parts.append(f"not compared: {', '.join(problems) or 'anything'}")
@@ -88,7 +88,7 @@ def _counts(table: TableResult, databases: int) -> list[str]:
 def _finding(table: TableResult) -> str:
     if table.problem:
         return f"not compared: {table.problem.what} {table.problem.todo}"
-    return f"{table.differing} differ" if table.differing else "identical"
+    return f"{counted(table.differing, 'difference')}" if table.differing else "identical"
 
 
 def _render_difference(table: TableResult, difference: RowDifference, names: list[str]) -> None:

@@ -21,7 +21,7 @@ from sqlalchemy.engine import URL
 from services.capture import triggers
 from services.cli.compare.command import render
 from services.cli.compare.comparing import Comparison, compare
-from services.cli.console import console, grid
+from services.cli.console import console, counted, grid
 from services.cli.databases import hub_to_change, hub_to_read, parsed
 from services.cli.demo.company import Site, found, shop_names, write_ahead
 from services.cli.demo.network import START_SECONDS, Network
@@ -205,7 +205,7 @@ class _Demo:
         rows = []
         for index, line in enumerate(moment.lines):
             apart = comparison.apart(index)
-            verdict = f"{apart} rows differ" if apart else "identical" if comparison.complete else "not compared"
+            verdict = counted(apart, "difference") if apart else "identical" if comparison.complete else "not compared"
             slowest = max(till.slowest for till in self._tills if till.shop == line.name)
             numbers = [line.own, line.applied, line.conflicts, line.quarantined]
             rows.append(

@@ -9,7 +9,7 @@ import typer
 from rich.text import Text
 from sqlalchemy.engine import URL
 
-from services.cli.console import console, print_json
+from services.cli.console import console, counted, print_json
 from services.cli.databases import connected, outlet_settings, shown
 from services.cli.doctor import mysql, sqlite
 from services.cli.doctor.checks import refused, strangers
@@ -42,7 +42,7 @@ def command(as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")]
         )
     else:
         console.print(Text(f"{shown(settings.database_url)}: {server}"))
-        console.print(Text(f"{len(tables)} tables can be synchronised: {', '.join(tables) or '-'}"))
+        console.print(Text(f"can be synchronised: {', '.join(tables) or 'no table'}"))
         _render(findings)
     if any(finding.urgency is Urgency.MUST for finding in findings):
         raise typer.Exit(1)
@@ -71,6 +71,6 @@ def _render(findings: Sequence[Finding]) -> None:
             console.print(Text(f"      → {finding.todo}"))
     must = sum(finding.urgency is Urgency.MUST for finding in findings)
     if must:
-        console.print(f"{must} things must be done.", style="bold red")
+        console.print(f"{counted(must, 'thing')} must be done.", style="bold red")
     else:
         console.print("Nothing must be done.", style="bold green")
