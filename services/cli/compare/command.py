@@ -47,10 +47,14 @@ def exit_code(comparison: Comparison) -> int:
 
 
 def render(comparison: Comparison) -> None:
-    names = [database.name for database in comparison.databases]
     for database in comparison.databases:
         waiting = f", {counted(database.waiting, 'change')} not yet sent" if database.waiting else ""
         console.print(escape(f"{database.name}: {database.server}, {database.url}{waiting}"))
+    render_tables(comparison)
+
+
+def render_tables(comparison: Comparison) -> None:
+    names = [database.name for database in comparison.databases]
     if comparison.tables:
         rows = [[table.name, *_counts(table, len(names)), _finding(table)] for table in comparison.tables]
         console.print(grid(["table", *names, ""], rows, right=names))

@@ -19,7 +19,7 @@ from rich.text import Text
 from sqlalchemy.engine import URL
 
 from services.capture import triggers
-from services.cli.compare.command import render
+from services.cli.compare.command import render_tables
 from services.cli.compare.comparing import Comparison, compare
 from services.cli.console import console, counted, grid
 from services.cli.databases import hub_to_change, hub_to_read, parsed
@@ -200,7 +200,7 @@ class _Demo:
     def _report(self, moment: Moment, comparison: Comparison) -> bool:
         errors = [error for till in self._tills for error in till.errors] + self._quarrel.errors
         quarantined = sum(line.quarantined for line in moment.lines)
-        render(comparison)
+        render_tables(comparison)
         columns = ["own changes", "applied", "conflicts", "quarantined", "slowest sale"]
         rows = []
         for index, line in enumerate(moment.lines):
