@@ -52,6 +52,9 @@ class Outlet:
     def install(self, *patterns: str) -> Report:
         return triggers.install(self.database.writing, self.dialect, patterns or ("*",), self.name)
 
+    def check(self) -> Report:
+        return triggers.check(self.database.reading, self.dialect, ("*",), self.name)
+
     def has_triggers(self) -> bool:
         with self.reading() as connection:
             return bool(self.dialect.installed(connection))

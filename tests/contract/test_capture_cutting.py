@@ -8,10 +8,12 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.engine import URL
 
-from services.capture import storing
+from services.capture import storing, triggers
 from services.capture.cutting import MAX_ROWS
+from services.kernel.dialects import Purpose
 from services.kernel.errors import PermanentError
 from tests.contract.capture_outlet import Outlet, in_thread, until
+from tests.stack.servers import Servers
 
 PRODUCT = "CREATE TABLE product (id INTEGER NOT NULL PRIMARY KEY, name VARCHAR(40) NOT NULL, stock INTEGER NOT NULL)"
 SALE = (
@@ -53,6 +55,42 @@ def test_batches_are_chained_over_restarts(outlet: Outlet) -> None:
         outlet.execute(product(number))
         assert outlet.cutter().poll() == 1
     assert outlet.row_keys() == [[["1"]], [["2"]], [["3"]]]
+
+
+def two_transactions_of_one_session(outlet: Outlet) -> list[list[list[str]]]:
+    cutter = outlet.cutter()
+    with outlet.application.connect() as connection:
+        for number in (1, 3):
+            connection.execute(text(product(number)))
+            connection.execute(text(product(number + 1)))
+            connection.commit()
+    assert cutter.poll() == 4
+    return outlet.row_keys()
+
+
+def test_where_transactions_have_no_names_what_a_session_did_between_two_polls_is_one(outlet: Outlet) -> None:
+    """The tests' user may not read performance_schema, so that MySQL is no exception."""
+    assert two_transactions_of_one_session(outlet) == [[["1", "2", "3", "4"]]]
+
+
+@pytest.mark.parametrize("engine_name", ["mysql"])
+def test_where_the_server_names_transactions_they_stay_apart(
+    outlet: Outlet, servers: Servers, engine_name: str
+) -> None:
+    user = f"clerk_{outlet.url.database}"[:32]
+    engine = outlet.dialect.engine(outlet.url.set(username=user, password="secret"), Purpose.WRITE)
+    with servers.server(engine_name)._administrator() as administrator:  # type: ignore[attr-defined]
+        administrator.execute(f"CREATE USER '{user}'@'%' IDENTIFIED BY 'secret'")
+        administrator.execute(f"GRANT ALL ON {outlet.url.database}.* TO '{user}'@'%'")
+        administrator.execute(f"GRANT SELECT ON performance_schema.events_transactions_current TO '{user}'@'%'")
+        try:
+            report = triggers.install(engine, outlet.dialect, ("*",), outlet.name)
+            assert report.rebuilt and not report.installed
+            assert not triggers.install(engine, outlet.dialect, ("*",), outlet.name).changed
+            assert two_transactions_of_one_session(outlet) == [[["1", "2"], ["3", "4"]]]
+        finally:
+            engine.dispose()
+            administrator.execute(f"DROP USER '{user}'@'%'")
 
 
 @SERVERS

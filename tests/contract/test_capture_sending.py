@@ -6,6 +6,8 @@ import asyncio
 import os
 import signal
 import sys
+import urllib.error
+import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -361,6 +363,52 @@ def test_killed_at_any_point_the_same_batch_takes_effect_once(
         )
         keys = [change.key for _, body in by_number.values() for one in decode_body(body) for change in one.changes]
         assert keys == ["1", "2", "3"]
+
+    play(scene)
+
+
+def test_triggers_that_are_dropped_or_out_of_date_are_noticed_while_it_runs(
+    outlet: Outlet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.capture.service.CATALOGUE_SECONDS", 0.1)
+
+    async def scene() -> None:
+        hub = FakeHub()
+        async with hub.listening(), running(outlet, hub):
+            drop = f"DROP TRIGGER {outlet.dialect.identifier('subak_product_insert')}"
+            await asyncio.to_thread(outlet.execute, drop)
+            await until(lambda: not outlet.check().changed, "it is put back")
+            await asyncio.to_thread(outlet.execute, "ALTER TABLE product ADD COLUMN price INTEGER")
+            await until(lambda: not outlet.check().changed, "it knows the new column")
+            await asyncio.to_thread(outlet.execute, "INSERT INTO product VALUES (1, 'teh', 12000)")
+            await until(lambda: hub.position == 1, "the change is there")
+        ((change,),) = (one.changes for one in decode_body(hub.received[0][1]))
+        assert "12000" in (change.after or "")
+
+    play(scene)
+
+
+def test_told_to_stop_while_the_database_is_away_it_ends_in_order(outlet: Outlet) -> None:
+    async def scene() -> None:
+        url = outlet.url
+        url = url.set(database=f"{url.database}.d/none.db") if outlet.is_sqlite else url.set(port=free_port())
+        away = url.render_as_string(hide_password=False)
+        metrics = free_port()
+        more = {"SUBAK_DATABASE_URL": away, "SUBAK_METRICS_LISTEN": f"127.0.0.1:{metrics}"}
+        process = await _process(outlet, FakeHub(), more)
+
+        def says_so() -> bool:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{metrics}/readyz", timeout=5)
+            except urllib.error.HTTPError as error:
+                return error.code == 503 and b"database" in error.read()
+            except OSError:
+                return False
+            return False
+
+        await until(says_so, "it says that the database is away")
+        process.terminate()
+        assert await asyncio.wait_for(process.wait(), 10) == 0
 
     play(scene)
 
