@@ -53,7 +53,7 @@ def admit(connection: Connection, hello: Hello, enrol: bool, now: int) -> Admiss
     if hello.role is Role.CAPTURE:
         head = greet_capture(connection, hello.outlet, hello.epoch, hello.position, hello.digest)
     else:
-        greet_applier(connection, hello.outlet, hello.position, now)
+        greet_applier(connection, hello.outlet, hello.position, hello.digest, now)
     outlets.set_online(connection, hello.outlet, True, now)
     return Admission(
         state.get(connection, state.HUB) or "", head, outlets.known(connection), state.is_paused(connection)

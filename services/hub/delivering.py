@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, delete, func, insert, select, update
 
 from services.hub.storing import lock_counter
-from services.kernel.change import BatchId
+from services.kernel.change import GENESIS, BatchId
 from services.kernel.errors import ProtocolError
 from services.kernel.schema import HUB_BATCH as BATCH
 from services.kernel.schema import HUB_BATCH_PART as PART
@@ -112,32 +112,25 @@ def report(connection: Connection, outlet: str, conflicts: int, quarantined: int
     )
 
 
-def greet_applier(connection: Connection, outlet: str, position: int, now: int) -> None:
+def greet_applier(connection: Connection, outlet: str, position: int, digest: bytes, now: int) -> None:
     """Sets the flags to what the outlet's ledger says: executed up to `position` (a sequence; 0: nothing), not after it.
 
-    An outlet added just now, or again, may have the ledger of an earlier membership: its first delivery follows that.
-    Raises ProtocolError `gap` when the ledger names what this hub never delivered to it.
+    `digest` is that of the ledger's last batch. The next delivery is told to follow it. Raises ProtocolError `gap` when the
+    ledger cannot be one that this hub's deliveries made.
     """
     last = lock_counter(connection)
     mine = DELIVERY.c.Outlet == outlet
-    first = connection.scalar(select(func.min(DELIVERY.c.Sequence)).where(mine))
-    if first is None or position < first:
-        known = position <= last
-    else:
-        known = (
-            connection.execute(select(DELIVERY.c.Sequence).where(mine, DELIVERY.c.Sequence == position)).first()
-            is not None
-        )
-    if not known:
+    if not _may_stand_at(connection, outlet, position, digest, last):
         raise ProtocolError(
             "gap",
             f"{outlet} has executed delivery {position}, which this hub never owed it.",
-            "The hub's or the outlet's database was put back or copied from elsewhere. Restore the newer hub database.",
+            "The outlet's database was made from another outlet's, or belongs to another hub: remove the outlet and add it.",
         )
-    if first is None:
+    following = connection.scalar(select(func.min(DELIVERY.c.Sequence)).where(mine, DELIVERY.c.Sequence > position))
+    if following is None:
         connection.execute(update(OUTLET).where(OUTLET.c.Name == outlet).values(LastSequence=position))
-    elif position < first:
-        connection.execute(update(DELIVERY).where(mine, DELIVERY.c.Sequence == first).values(Previous=position))
+    else:
+        connection.execute(update(DELIVERY).where(mine, DELIVERY.c.Sequence == following).values(Previous=position))
     connection.execute(
         update(DELIVERY)
         .where(mine, DELIVERY.c.ExportFlag == 0, DELIVERY.c.Sequence <= position)
@@ -149,3 +142,19 @@ def greet_applier(connection: Connection, outlet: str, position: int, now: int) 
         .values(ExportFlag=0, ExecutedAt=None)
     )
     connection.execute(delete(QUARANTINED).where(QUARANTINED.c.Outlet == outlet, QUARANTINED.c.Sequence > position))
+
+
+def _may_stand_at(connection: Connection, outlet: str, position: int, digest: bytes, last: int) -> bool:
+    """Whether `position` is nothing; a delivery of this outlet's; one before its first, of an earlier membership; or one
+    that this hub gave and forgot, since its own database was put back to a backup (see `storing.number_from`)."""
+    if position == 0:
+        return True
+    batch = connection.execute(select(BATCH.c.Digest).where(BATCH.c.Sequence == position)).first()
+    if batch is None:
+        return position <= last
+    if digest not in (GENESIS, bytes(batch.Digest)):
+        return False
+    mine = DELIVERY.c.Outlet == outlet
+    first = connection.scalar(select(func.min(DELIVERY.c.Sequence)).where(mine))
+    owed = connection.execute(select(DELIVERY.c.Sequence).where(mine, DELIVERY.c.Sequence == position)).first()
+    return owed is not None or first is None or position < first

@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from services.hub import state
 from services.hub.delivering import Ack, mark_executed
 from services.hub.outlets import nobody_online
-from services.hub.storing import Arrival, Outcome, another_hub, lock_counter, store
+from services.hub.storing import Arrival, Outcome, another_hub, lock_counter, number_from, store
 from services.kernel.dialects import Dialect, Purpose, dialect_for
 from services.kernel.errors import PermanentError, SubakError
 from services.kernel.failpoint import reach
@@ -78,9 +78,11 @@ class Queue:
         self.write(state.ensure, uuid.uuid4().hex)
 
     def start(self) -> None:
-        """At a hub's start: as `prepare`, and nobody is online yet."""
+        """At a hub's start: as `prepare`, and nobody is online yet. See `storing.number_from`."""
         self.prepare()
         self.write(nobody_online)
+        self.write(number_from, self.now)
+        self._last = None
 
     def commit(self, group: Group) -> Results:
         """All of the group in one transaction. Raises PermanentError `another_hub` when somebody else gave sequences.

@@ -214,20 +214,48 @@ def test_executed_is_marked_and_reported_once(queue: Queue) -> None:
 
 def test_the_ledger_decides_what_is_executed(queue: Queue) -> None:
     store(queue, *chain("amed", 4))
-    queue.write(greet_applier, "candi", 3, queue.now)
+    queue.write(greet_applier, "candi", 3, GENESIS, queue.now)
     assert owed(queue, "candi") == [(4, 3)], "it had executed more than it could say"
     answer = Executed(4, quarantined=[QuarantineReport(0, "check", "")])
     queue.commit(Group(acks=[Ack("candi", answer)]))
-    queue.write(greet_applier, "candi", 1, queue.now)
+    queue.write(greet_applier, "candi", 1, GENESIS, queue.now)
     assert owed(queue, "candi") == [(2, 1), (3, 2), (4, 3)], "its database was put back"
     assert count(queue, HUB_QUARANTINED) == 0, "it will report again"
     queue.commit(Group(acks=[Ack("candi", answer)]))
-    queue.write(greet_applier, "candi", 0, queue.now)
+    queue.write(greet_applier, "candi", 0, GENESIS, queue.now)
     assert owed(queue, "candi")[0] == (1, 0)
     for unknown in (5, 2**60):
         with pytest.raises(ProtocolError) as refused:
-            queue.write(greet_applier, "candi", unknown, queue.now)
+            queue.write(greet_applier, "candi", unknown, GENESIS, queue.now)
         assert refused.value.code == "gap"
+
+
+def test_a_ledger_that_is_another_hubs_is_refused(queue: Queue) -> None:
+    a = chain("amed", 2)
+    store(queue, *a, *chain("candi", 1))
+    queue.write(greet_applier, "candi", 2, a[1].batch.digest, queue.now)
+    for position, own in ((2, a[0].batch.digest), (3, GENESIS), (4, GENESIS)):
+        with pytest.raises(ProtocolError) as refused:
+            queue.write(greet_applier, "candi", position, own, queue.now)
+        assert refused.value.code == "gap"
+
+
+def test_a_hub_put_back_to_a_backup_is_filled_again(queue: Queue) -> None:
+    """Its database knows two batches; the outlets have seen four. Those it has forgotten come again under new numbers."""
+    a, b = chain("amed", 3), chain("bedugul", 2)
+    queue.start()
+    kept = [outcome for outcome in store(queue, *a[:2]) if isinstance(outcome, int)]
+    lost = max(kept) + 5
+    queue.start()
+    assert queue.write(greet_capture, "amed", "e1", 3, a[2].batch.digest).number == 2
+    queue.write(greet_applier, "candi", lost, b[1].batch.digest, queue.now)
+    assert owed(queue, "candi") == []
+    anew = store(queue, *b, a[2])
+    assert all(isinstance(outcome, int) and outcome > lost for outcome in anew)
+    queue.write(greet_applier, "candi", lost, b[1].batch.digest, queue.now)
+    assert owed(queue, "candi") == list(zip(anew, [lost, *anew], strict=False))
+    queue.write(greet_applier, "bedugul", kept[0], a[0].batch.digest, queue.now)
+    assert owed(queue, "bedugul") == [(kept[1], kept[0]), (anew[2], kept[1])]
 
 
 def test_a_new_outlet_is_owed_what_is_stored_from_then_on(queue: Queue) -> None:
@@ -247,15 +275,15 @@ def test_a_new_outlet_is_owed_what_is_stored_from_then_on(queue: Queue) -> None:
 def test_an_outlet_that_comes_back_goes_on_after_its_ledger(queue: Queue) -> None:
     a = chain("amed", 4)
     store(queue, *a[:2], *chain("candi", 1))
-    queue.write(greet_applier, "candi", 2, queue.now)
+    queue.write(greet_applier, "candi", 2, GENESIS, queue.now)
     queue.write(outlets.remove, "candi", queue.now)
     assert codes(store(queue, *chain("candi", 2)[1:])) == ["removed"]
     store(queue, a[2])
     queue.write(outlets.add, "candi", "Sawah", "Bali", queue.now)
-    queue.write(greet_applier, "candi", 2, queue.now)
+    queue.write(greet_applier, "candi", 2, GENESIS, queue.now)
     store(queue, a[3])
     assert owed(queue, "candi") == [(5, 2)], "and what was stored in between is not owed"
-    queue.write(greet_applier, "candi", 0, queue.now)
+    queue.write(greet_applier, "candi", 0, GENESIS, queue.now)
     assert owed(queue, "candi") == [(5, 0)]
     assert store(queue, *chain("candi", 2)[1:]) == [6], "its own numbers go on"
 

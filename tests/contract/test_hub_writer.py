@@ -36,7 +36,7 @@ def break_a_rule(connection: Connection) -> None:
 
 def with_writer(url: URL, scenario: Callable[[Writer, Database, list[str]], Awaitable[None]]) -> None:
     async def run() -> None:
-        queue = open_queue(url, lambda: 1_000_000)
+        queue = open_queue(url, lambda: 0)
         database = Database(queue, Health())
         await database.start()
         for name in ("amed", "bedugul", "candi"):
