@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 import pytest
-from services.kernel.telemetry import Health
 from sqlalchemy import Connection, insert
 from sqlalchemy.engine import URL
 
@@ -19,6 +18,7 @@ from services.hub.writer import Writer
 from services.kernel.change import GENESIS, BatchId, digest
 from services.kernel.errors import PermanentError, ProtocolError
 from services.kernel.schema import HUB_STATE
+from services.kernel.telemetry import Health
 from services.kernel.wire.messages import Batch, Executed
 
 LIMIT = 30.0
