@@ -25,6 +25,10 @@ QUIET_SHARE = 1 / 600
 WORK_SHARE = 10
 """The pause is at least so many idle polls long: polling takes a tenth of a slow database's time at most."""
 
+BEHIND_SECONDS = 0.005
+"""The pause grows by this, about what a hub needs for a batch, with each batch that waits for it: cutting faster would only
+make more and smaller batches, above all while the link is down."""
+
 
 class Cut(NamedTuple):
     """One batch that has become durable."""
@@ -88,6 +92,10 @@ class Cutter:
         return position
 
 
-def pause(quiet: float, poll: float) -> float:
-    """Seconds to wait before the next poll: `quiet` s ago the last change came, and an idle poll took `poll` s."""
-    return min(max(SHORTEST_PAUSE_SECONDS, quiet * QUIET_SHARE, poll * WORK_SHARE), LONGEST_PAUSE_SECONDS)
+def pause(quiet: float, poll: float, behind: int) -> float:
+    """Seconds to wait before the next poll.
+
+    `quiet` s ago the last change came, an idle poll took `poll` s, and `behind` batches wait for the hub.
+    """
+    wanted = max(SHORTEST_PAUSE_SECONDS, quiet * QUIET_SHARE, poll * WORK_SHARE, behind * BEHIND_SECONDS)
+    return min(wanted, LONGEST_PAUSE_SECONDS)

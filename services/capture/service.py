@@ -76,7 +76,7 @@ class Service:
         )
         await _together(
             keep_linked(self._settings, sender.hello, sender.run, self._stop, self._nudge, self.health),
-            self._cut(cutter),
+            self._cut(cutter, progress),
             self._watch_triggers(),
             self._watch_age(progress),
         )
@@ -94,7 +94,7 @@ class Service:
         progress = Progress(position, stored)
         return cutter, progress
 
-    async def _cut(self, cutter: Cutter) -> None:
+    async def _cut(self, cutter: Cutter, progress: Progress) -> None:
         worked = time.monotonic()
         while not self._stop.is_set():
             begun = time.monotonic()
@@ -103,7 +103,9 @@ class Service:
             ended = time.monotonic()
             if changes:
                 worked = ended
-            await self._sleep(pause(ended - worked, 0.0 if changes else ended - begun))
+            await self._sleep(
+                pause(ended - worked, 0.0 if changes else ended - begun, progress.cut.number - progress.stored)
+            )
 
     async def _watch_triggers(self) -> None:
         arguments = (self._database.dialect, self._settings.tables, self._settings.outlet)

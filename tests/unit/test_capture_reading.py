@@ -55,8 +55,10 @@ def test_a_large_unit_is_asked_for_in_pieces() -> None:
     assert asked == [READ_ROWS, READ_ROWS, 1]
 
 
-def test_the_pause_is_short_after_work_and_long_after_quiet_or_costly_polls() -> None:
-    assert pause(quiet=0.0, poll=0.0) == SHORTEST_PAUSE_SECONDS
-    assert pause(quiet=12.0, poll=0.001) == SHORTEST_PAUSE_SECONDS
-    assert pause(quiet=0.0, poll=0.01) == 0.1
-    assert pause(quiet=3600.0, poll=0.0) == LONGEST_PAUSE_SECONDS
+def test_the_pause_is_short_while_there_is_work_for_the_hub_and_long_otherwise() -> None:
+    assert pause(quiet=0.0, poll=0.0, behind=0) == SHORTEST_PAUSE_SECONDS
+    assert pause(quiet=12.0, poll=0.001, behind=2) == SHORTEST_PAUSE_SECONDS
+    assert pause(quiet=0.0, poll=0.01, behind=0) == 0.1
+    assert pause(quiet=0.0, poll=0.0, behind=16) == 0.08
+    assert pause(quiet=0.0, poll=0.0, behind=5_000) == LONGEST_PAUSE_SECONDS
+    assert pause(quiet=3600.0, poll=0.0, behind=0) == LONGEST_PAUSE_SECONDS
