@@ -98,7 +98,7 @@ class Hub:
         return Applier(channel, welcome, position)
 
 
-async def expect(channel: Channel, kind: type[AnyMessage]) -> AnyMessage:  # type: ignore[valid-type]
+async def expect(channel: Channel, kind: type[AnyMessage]) -> AnyMessage:
     """The next message of that kind; the roster may come in between."""
     async with asyncio.timeout(LIMIT):
         while True:
