@@ -149,6 +149,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     if report.when == "call" and report.failed:
         for network in item.stash.get(_networks, []):
             report.sections.extend((f"log of {name}", tail) for name, tail in network.logs())
+            report.sections.extend(network.books())
     return report
 
 

@@ -6,12 +6,12 @@ Process names: `hub`, `capture.<outlet>`, `applier.<outlet>`.
 
 from __future__ import annotations
 
+import http.client
 import os
 import signal
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -29,6 +29,17 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 READY_SECONDS = 60.0
 STOP_SECONDS = 15.0
 LOG_TAIL_BYTES = 6000
+
+
+_HUB_BOOKS = (
+    "SELECT Sequence, Origin, Number, Changes, Transactions FROM subak_batch ORDER BY Sequence DESC LIMIT 12",
+    "SELECT Outlet, Sequence, ExportFlag FROM subak_delivery ORDER BY Sequence DESC LIMIT 24",
+)
+_OUTLET_BOOKS = (
+    "SELECT Sequence, Origin, Number, Changes, Quarantined FROM subak_ledger ORDER BY Sequence DESC LIMIT 12",
+    "SELECT Id, Sequence, Position, Origin, Code, Reason, State FROM subak_quarantine ORDER BY Id DESC LIMIT 12",
+    "SELECT Id, TableName, Operation, RowKey, Stamp, BatchNumber, ExportFlag FROM CloudQuery ORDER BY Id DESC LIMIT 12",
+)
 
 
 class UnsettledError(AssertionError):
@@ -83,7 +94,7 @@ class Process:
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/{page}", timeout=2) as answer:
                 return bool(answer.status == 200)
-        except (urllib.error.URLError, OSError):
+        except (OSError, http.client.HTTPException):
             return False
 
     def tail(self) -> str:
@@ -279,6 +290,19 @@ class Network:
         for name, process in self.processes.items():
             if process.starts:
                 yield name, process.tail()
+
+    def books(self) -> Iterator[tuple[str, str]]:
+        """What the hub and the outlets have on record last, for a failed test's report."""
+        looks = [("hub", self.hub_reader, sql) for sql in _HUB_BOOKS]
+        looks += [(name, outlet.reader, sql) for name, outlet in self.outlets.items() for sql in _OUTLET_BOOKS]
+        for name, reader, sql in looks:
+            try:
+                with reader.begin() as connection:
+                    rows = connection.execute(text(sql)).all()
+            except DBAPIError as error:
+                yield f"{name}: {sql}", str(error)
+            else:
+                yield f"{name}: {sql}", "\n".join(str(tuple(row))[:300] for row in rows)
 
     def close(self) -> None:
         for process in self.processes.values():

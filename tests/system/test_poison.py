@@ -57,9 +57,12 @@ def test_poison_is_quarantined_with_its_reason_while_the_rest_flows(
 ) -> None:
     network = _network(make_network, engine)
     source, target = network.outlets["ubud"], network.outlets["kuta"]
+    # At rest between them: what SQLite commits between two looks of its capture travels, and is refused, as one.
     source.execute("INSERT INTO note (id, author, body) VALUES (10, 'a', 'before')")
+    network.settle()
     # Two rows in one transaction: the good one must not come without the bad one.
     source.execute(POISON[poison], "INSERT INTO note (id, author, body) VALUES (11, 'a', 'beside')")
+    network.settle()
     source.execute("INSERT INTO note (id, author, body) VALUES (12, 'a', 'after')")
     network.settle()
     assert target.count("SELECT COUNT(*) FROM note WHERE id IN (10, 12)") == 2
@@ -132,11 +135,14 @@ def test_the_children_of_a_quarantined_parent_come_when_it_does(make_network: Ma
         engine.dispose()
     network.start()
     source, target = network.outlets["ubud"], network.outlets["kuta"]
-    source.execute("INSERT INTO parent (id, word) VALUES (1, 'bad')")
-    source.execute("INSERT INTO child (id, parent_id) VALUES (1, 1)")
-    source.execute("INSERT INTO parent (id, word) VALUES (2, 'good')")
-    source.execute("INSERT INTO child (id, parent_id) VALUES (2, 2)")
-    network.settle()
+    for statement in (
+        "INSERT INTO parent (id, word) VALUES (1, 'bad')",
+        "INSERT INTO child (id, parent_id) VALUES (1, 1)",
+        "INSERT INTO parent (id, word) VALUES (2, 'good')",
+        "INSERT INTO child (id, parent_id) VALUES (2, 2)",
+    ):
+        source.execute(statement)
+        network.settle()
     assert target.count("SELECT COUNT(*) FROM child WHERE id = 2") == 1
     assert len(_waiting(network, "kuta")) == 2
     source.execute("UPDATE parent SET word = 'good' WHERE id = 1")
