@@ -9,7 +9,7 @@ key columns canonically themselves; `tests/contract` holds the two equal.
 | integer   | number                                                 | int                                               |
 | boolean   | true/false, or a number                                | bool                                              |
 | decimal   | string or number                                       | str: no exponent, no trailing zeros, no -0        |
-| float     | string of at least 17 digits, or a number              | float                                             |
+| float     | number, or string of at least 17 digits                | float                                             |
 | text      | string                                                 | str                                               |
 | char      | string                                                 | str without trailing blanks                       |
 | json      | string that holds the JSON text                        | str: compact, keys sorted                         |

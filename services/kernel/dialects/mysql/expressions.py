@@ -44,8 +44,9 @@ def _json_value(column: Column, alias: str) -> str:
         case Kind.DECIMAL:
             return f"CAST({_number(column, value)} AS CHAR)"
         case Kind.FLOAT:
-            # MariaDB prints six digits of a FLOAT; a DOUBLE is printed so that it reads back to the same bits.
-            return f"CAST(CAST({value} AS DOUBLE) AS CHAR)"
+            # As a JSON number: CAST(... AS CHAR) loses digits of a third of all doubles on MySQL, JSON_OBJECT of none. MariaDB
+            # prints six digits of a FLOAT, and of a DOUBLE all that are needed.
+            return f"CAST({value} AS DOUBLE)"
         case Kind.BINARY:
             # With its line breaks: MariaDB's REPLACE takes 1.7 s to remove those of 1 MB, and a time that grows as the square.
             return f"TO_BASE64({value})"

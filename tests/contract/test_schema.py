@@ -1,0 +1,76 @@
+"""What the .sql files create is what `schema.py` describes, on every engine and either side; creating it twice does no harm."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from sqlalchemy import inspect, text
+from sqlalchemy.engine import URL
+
+from services.kernel.dialects import Purpose, dialect_for
+from services.kernel.errors import PermanentError
+from services.kernel.schema import SCHEMA_VERSION, TABLES, Side, prepare
+
+ONLY_SQLITE = {"subak_mark", "subak_replaced"}
+"""The triggers' own, which no service reads."""
+
+
+@pytest.mark.parametrize("side", list(Side))
+def test_the_files_and_the_description_agree(database_url: URL, side: Side) -> None:
+    dialect = dialect_for(database_url)
+    engine = dialect.engine(database_url, Purpose.WRITE)
+    with engine.connect() as connection:
+        for _ in range(2):
+            prepare(connection, dialect, side)
+        there = inspect(connection)
+        described = TABLES[side].tables
+        names = {name.casefold() for name in there.get_table_names()} - (
+            ONLY_SQLITE if dialect.name == "sqlite" else set()
+        )
+        assert names == {name.casefold() for name in described}
+        for name, table in described.items():
+            assert [column["name"] for column in there.get_columns(name)] == [
+                column.name for column in table.columns
+            ], name
+            key = there.get_pk_constraint(name)["constrained_columns"]
+            assert key == [column.name for column in table.primary_key], name
+        version = connection.scalar(text("SELECT Value FROM subak_state WHERE Name = 'schema_version'"))
+        assert version == str(SCHEMA_VERSION)
+    engine.dispose()
+
+
+def test_a_newer_schema_is_left_alone(database_url: URL) -> None:
+    dialect = dialect_for(database_url)
+    engine = dialect.engine(database_url, Purpose.WRITE)
+    with engine.connect() as connection:
+        prepare(connection, dialect, Side.OUTLET)
+        connection.execute(text("UPDATE subak_state SET Value = '99' WHERE Name = 'schema_version'"))
+        connection.commit()
+        with pytest.raises(PermanentError) as caught:
+            prepare(connection, dialect, Side.OUTLET)
+    assert caught.value.code == "newer_schema"
+    engine.dispose()
+
+
+def test_two_prepare_at_once(database_url: URL) -> None:
+    dialect = dialect_for(database_url)
+    engine = dialect.engine(database_url, Purpose.WRITE, lock_seconds=20)
+    start = threading.Barrier(2)
+    failures: list[BaseException] = []
+
+    def preparing() -> None:
+        try:
+            with engine.connect() as connection:
+                start.wait(20)
+                prepare(connection, dialect, Side.OUTLET)
+        except BaseException as error:
+            failures.append(error)
+
+    both = [threading.Thread(target=preparing) for _ in range(2)]
+    for thread in both:
+        thread.start()
+    for thread in both:
+        thread.join(30)
+    engine.dispose()
+    assert failures == []
