@@ -54,7 +54,7 @@ def _text(column: Column, value: str) -> str:
 def _float(column: Column, value: float) -> float:
     if not math.isfinite(value):
         raise _refused(column, "is not finite")
-    kept = value if column.scale is None else float(round(Decimal(value), column.scale))
+    kept = value if column.scale is None else round(value, column.scale)
     if base_type(column) == "float":
         try:
             kept = struct.unpack("f", struct.pack("f", kept))[0]

@@ -8,7 +8,8 @@ from services.kernel.catalogue import Column, Kind
 from services.kernel.errors import PermanentError
 from services.kernel.values import Value
 
-_NUMBER = re.compile(r"-?\d+(\.\d+)?")
+_DECIMAL = re.compile(r"-?\d+(\.\d+)?")
+_FLOAT = re.compile(r"-?\d+(?=[.eE])(\.\d+)?([eE][+-]?\d+)?")
 
 MAX_INTEGER = 2**63 - 1
 MAX_DECIMAL_DIGITS = 15
@@ -26,16 +27,24 @@ def bind(column: Column, value: Value) -> Value:
         return int(value)
     if isinstance(value, int) and not -MAX_INTEGER - 1 <= value <= MAX_INTEGER:
         raise _refused(column, "is beyond 63 bits and a sign, all that SQLite's integers have")
-    if column.kind is Kind.DECIMAL and isinstance(value, str) and not has_text_affinity(column.declared):
-        digits = len(value.lstrip("-").replace(".", "").strip("0")) if _NUMBER.fullmatch(value) else 0
+    if isinstance(value, str) and not has_text_affinity(column.declared):
+        _check_number(column, value)
+    return value
+
+
+def _check_number(column: Column, text: str) -> None:
+    """SQLite makes a number of a text that looks like one, unless the column's type says TEXT or the like."""
+    if column.kind is Kind.DECIMAL and _DECIMAL.fullmatch(text):
+        digits = len(text.lstrip("-").replace(".", "").strip("0"))
         if digits > MAX_DECIMAL_DIGITS:
             raise _refused(column, f"has {digits} digits; SQLite keeps {MAX_DECIMAL_DIGITS} in a number")
-    return value
+    if column.kind is Kind.JSON and _FLOAT.fullmatch(text):
+        raise _refused(column, "is a bare number, of which SQLite keeps 15 digits and no '.0'")
 
 
 def _refused(column: Column, why: str) -> PermanentError:
     return PermanentError(
         "value",
         f"A value for column {column.name} ({column.declared}) {why}.",
-        "Declare the column with a type that holds it (a long decimal as DECIMAL_TEXT), then retry.",
+        "Declare the column with a type that holds it (a long decimal as DECIMAL_TEXT, a JSON as JSON_TEXT), then retry.",
     )

@@ -148,6 +148,8 @@ def _kind(declared: str) -> tuple[Kind | None, int | None, int | None]:
         kind: Kind | None = _KINDS[name]
     elif text and any(word in name for word in ("DECIMAL", "NUMERIC")):
         kind = Kind.DECIMAL
+    elif text and "JSON" in name:
+        kind = Kind.JSON
     elif "INT" in name:
         kind = Kind.INTEGER
     elif text:
