@@ -74,6 +74,11 @@ class Applier:
         except DBAPIError as error:
             raise self._dialect.classify(error) from error
 
+    @property
+    def one_writer(self) -> bool:
+        """Whether the application cannot write while we do."""
+        return self._dialect.one_writer
+
     def position(self) -> tuple[int, bytes]:
         """The greatest sequence in the ledger and that batch's digest; (0, b"") when there is none."""
         with self._transaction() as connection:

@@ -43,6 +43,10 @@ RETRIES_AT_ONCE = 50
 LONGEST_PAUSE = 2.0
 """Seconds between attempts at most: a lock held for minutes is asked for often enough, and does not fill the log."""
 
+LONGEST_TURN = 0.25
+"""Seconds left to the application, at most, after a transaction of ours where one connection at a time can write: as long as
+ours took, but no longer than its driver sleeps between two looks (SQLite: 0.1 s)."""
+
 log = logger("applier")
 Deliveries = asyncio.Queue[tuple[Delivery, bytes] | None]
 Result = TypeVar("Result")
@@ -209,8 +213,12 @@ class Receiver:
         )
         for attempt in retrying:
             with attempt:
+                begun = time.monotonic()
                 result = action(attempt.retry_state.attempt_number)
                 self._health.ready = True
+        if self._applier.one_writer:
+            # Others wait for the lock asleep, by the engine's own clock: they must find it free half of the time.
+            self._stopped.wait(min(LONGEST_TURN, time.monotonic() - begun))
         return result
 
     def _pause(self, state: tenacity.RetryCallState) -> float:

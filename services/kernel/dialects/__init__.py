@@ -43,6 +43,10 @@ class Dialect(Protocol):
     def name(self) -> str:
         """The folder under `sql/outlet` and `sql/hub`."""
 
+    @property
+    def one_writer(self) -> bool:
+        """Whether only one connection can write at a time, and nobody queues: who writes all the time keeps others out."""
+
     def engine(self, url: URL, purpose: Purpose, *, lock_seconds: float = 1.0) -> Engine:
         """An engine whose connections are set up for `purpose`: UTC, utf8mb4, strict, lock waits of `lock_seconds` at most."""
 

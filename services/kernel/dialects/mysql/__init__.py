@@ -19,6 +19,7 @@ class Mysql:
     """See `services.kernel.dialects.Dialect` for what each of these promises."""
 
     name = "mysql"
+    one_writer = False
 
     def engine(self, url: URL, purpose: Purpose, *, lock_seconds: float = 1.0) -> Engine:
         return connecting.engine(url, purpose, lock_seconds)

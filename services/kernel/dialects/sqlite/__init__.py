@@ -18,6 +18,7 @@ class Sqlite:
     """See `services.kernel.dialects.Dialect` for what each of these promises."""
 
     name = "sqlite"
+    one_writer = True
 
     def engine(self, url: URL, purpose: Purpose, *, lock_seconds: float = 1.0) -> Engine:
         return connecting.engine(url, purpose, lock_seconds)
