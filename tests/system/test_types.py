@@ -43,8 +43,8 @@ COLUMNS = {
     "fixed_bytes": ("BINARY(8)", "BINARY(8)", "binary"),
     "few_bytes": ("VARBINARY(300)", "VARBINARY(300)", "binary"),
     "many_bytes": ("LONGBLOB", "BLOB", "binary"),
-    "choice": ("ENUM('one', 'two three', 'q''uote')", "ENUM", "text"),
-    "several": ("SET('a', 'b', 'c')", "SET", "text"),
+    "choice": ("ENUM('one', 'two three', 'q''uote')", "VARCHAR(20)", "text"),
+    "several": ("SET('a', 'b', 'c')", "VARCHAR(20)", "text"),
     "document": ("JSON", "JSON", "json"),
 }
 
@@ -241,6 +241,6 @@ def test_every_type_survives_every_pair_of_engines_there_and_back(make_network: 
         )
         _check(network, copied, f"copied at {name}")
     for outlet in network.outlets.values():
-        outlet.execute("DELETE FROM wide_row WHERE id % 2 = 0")
+        outlet.execute("DELETE FROM wide_row WHERE id < 10000")
         network.settle()
-    _check(network, {number: row for number, row in copied.items() if number % 2}, "deleted")
+    _check(network, {number: row for number, row in copied.items() if number >= 10000}, "deleted")
