@@ -18,10 +18,10 @@ from services.kernel.wire.messages import AnyMessage, Bye, Part, Refused
 from services.kernel.wire.session import Session, Side, State
 
 INBOX_BYTES = 2 * 1024 * 1024
-"""Part bodies nobody has received yet: two parts keep the receiver busy while the next is on its way."""
+"""Messages nobody has received yet: two parts keep the receiver busy while the next is on its way."""
 
 INBOX_MESSAGES = 1024
-"""The same for messages that are small: several windows' worth."""
+"""The same for small ones: several windows' worth."""
 
 OUTBOX_BYTES = 1024 * 1024
 """`send` waits while more than this has not left yet."""
@@ -49,7 +49,7 @@ class Channel(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._session = Session(side, self._loop.time())
         self._transport: asyncio.Transport | None = None
-        self._inbox: deque[AnyMessage] = deque()
+        self._inbox: deque[tuple[AnyMessage, int]] = deque()
         self._inbox_bytes = 0
         self._reading = True
         self._failure: SubakError | None = None
@@ -87,9 +87,8 @@ class Channel(asyncio.Protocol):
                 return None
             self._arrived.clear()
             await self._arrived.wait()
-        message = self._inbox.popleft()
-        if isinstance(message, Part):
-            self._inbox_bytes -= len(message.body)
+        message, size = self._inbox.popleft()
+        self._inbox_bytes -= size
         self._take_in()
         return message
 
@@ -208,8 +207,8 @@ class Channel(asyncio.Protocol):
             self._wake()
             self._close_transport()
         else:
-            self._inbox.append(message)
-            self._inbox_bytes += len(message.body) if isinstance(message, Part) else 0
+            self._inbox.append((message, self._session.size))
+            self._inbox_bytes += self._session.size
             self._arrived.set()
 
     def _read(self, wanted: bool) -> None:

@@ -10,6 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, NamedTuple, TypeVar
 
@@ -260,7 +261,7 @@ def _tls(kind: type[T], found: Mapping[str, str], unreadable: set[str], faults: 
     if len(files) < len(TLS_FILES):
         return None
     tls = TlsSettings(**{name: Path(path) for name, path in files.items()})
-    wrong: list[TlsFault] = check_tls(tls)
+    wrong: list[TlsFault] = check_tls(tls, found.get("SUBAK_OUTLET"), datetime.now(UTC))
     faults.extend(Fault(TLS_FILES[name], what, todo) for name, what, todo in wrong)
     return tls
 

@@ -10,11 +10,13 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import TCPServer
 from types import TracebackType
 from typing import Any
 
@@ -33,6 +35,9 @@ STOP_SECONDS = 9.5
 REQUEST_SECONDS = 5.0
 """A client that has not sent its request by then is cut off, so that idle connections cannot pile up."""
 
+FIRST = ("timestamp", "level", "service", "part", "event")
+"""A line begins with these."""
+
 QUOTES_VALUES = ("sqlalchemy.", "pymysql.", "sqlite3")
 """Modules whose errors may quote a row's values."""
 
@@ -45,7 +50,7 @@ def configure_logging(service: str) -> None:
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            lambda _logger, _method, event: {"service": service, **event},
+            lambda _logger, _method, event: _in_order({**event, "service": service}),
             _hide_values,
             *_renderers(terminal),
         ],
@@ -66,6 +71,10 @@ def logger(name: str) -> FilteringBoundLogger:
     """A logger whose lines say which part of the service they come from."""
     bound: FilteringBoundLogger = structlog.get_logger(part=name)
     return bound
+
+
+def _in_order(event: EventDict) -> EventDict:
+    return {name: event[name] for name in FIRST if name in event} | dict(event)
 
 
 class _HiddenError(Exception):
@@ -140,7 +149,13 @@ class _Server(ThreadingHTTPServer):
 
     def __init__(self, address: Address, health: Health) -> None:
         self.health = health
+        self.address_family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
         super().__init__((address.host, address.port), _Handler)
+
+    def server_bind(self) -> None:
+        """As HTTPServer's, but for its look-up of this host's name, which takes seconds where no name server answers."""
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = "", int(self.server_address[1])
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that went away in the middle is no news."""

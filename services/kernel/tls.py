@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import ssl
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from cryptography import x509
+from cryptography.x509.oid import NameOID
 
 
 class TlsSettings(NamedTuple):
@@ -23,15 +27,15 @@ class TlsFault(NamedTuple):
     todo: str
 
 
-def check_tls(tls: TlsSettings) -> list[TlsFault]:
-    """Everything that would keep the files from being used."""
+def check_tls(tls: TlsSettings, name: str | None, now: datetime) -> list[TlsFault]:
+    """Everything that would keep the files from being used. At an outlet the certificate must be made for its `name`."""
     faults = []
-    for name, path in tls._asdict().items():
+    for file, path in tls._asdict().items():
         try:
             path.read_bytes()
         except OSError as error:
             faults.append(
-                TlsFault(name, f"{str(path)!r} cannot be read: {error.strerror}.", "Set it to the path of a PEM file.")
+                TlsFault(file, f"{str(path)!r} cannot be read: {error.strerror}.", "Set it to the path of a PEM file.")
             )
     if faults:
         return faults
@@ -50,6 +54,24 @@ def check_tls(tls: TlsSettings) -> list[TlsFault]:
         else:
             what, todo = f"no certificate with a key: {error.reason or 'not PEM'}", "Set both to PEM files."
         faults.append(TlsFault("key", f"{str(tls.cert)!r} and {str(tls.key)!r}: {what}.", todo))
+    return faults or _check_certificate(tls.cert, name, now)
+
+
+def _check_certificate(path: Path, name: str | None, now: datetime) -> list[TlsFault]:
+    certificate = x509.load_pem_x509_certificate(path.read_bytes())
+    faults = []
+    if certificate.not_valid_after_utc < now:
+        ended = certificate.not_valid_after_utc.date()
+        faults.append(TlsFault("cert", f"{str(path)!r} has expired on {ended}.", "Have a new one made."))
+    names = [str(attribute.value) for attribute in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+    if name is not None and names and names[0] != name:
+        faults.append(
+            TlsFault(
+                "cert",
+                f"{str(path)!r} is the certificate of {names[0]!r}; SUBAK_OUTLET is {name!r}.",
+                "Use this outlet's own certificate, or correct SUBAK_OUTLET.",
+            )
+        )
     return faults
 
 

@@ -176,7 +176,7 @@ def test_a_side_that_does_not_read_slows_the_other_down_and_holds_little() -> No
         await channel.receive()
         await channel.send(WELCOME)
         await go_on.wait()
-        for _ in range(65):
+        for _ in range(25):
             await channel.receive()
         await channel.send(Stored("e1", 1))
         await channel.receive()
@@ -184,10 +184,10 @@ def test_a_side_that_does_not_read_slows_the_other_down_and_holds_little() -> No
     async def conversation() -> None:
         async with hub(handle) as address:
             channel, _ = await dial(address, None, HELLO)
-            sending = asyncio.create_task(channel.send(*batch(1, *[b"x" * MB] * 64)))
+            sending = asyncio.create_task(channel.send(*batch(1, *[b"x" * MB] * 24)))
             await until(lambda: bool(slow) and not slow[0]._reading)
             done, _ = await asyncio.wait({sending}, timeout=0.2)
-            assert not done, "64 MB were taken by a hub that does not read"
+            assert not done, "24 MB were taken by a hub that does not read"
             assert slow[0]._inbox_bytes + slow[0]._session.held <= INBOX_BYTES + 2 * MB
             go_on.set()
             await sending
@@ -361,8 +361,8 @@ def test_half_a_frame_and_then_silence_is_closed(monkeypatch: pytest.MonkeyPatch
 
 def test_a_peer_that_vanishes_is_noticed_at_both_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """A relay that stops relaying without closing: what a router that lost its power looks like."""
-    monkeypatch.setattr(session, "HEARTBEAT_SECONDS", 0.2)
-    monkeypatch.setattr(session, "DEAD_SECONDS", 2.0)
+    monkeypatch.setattr(session, "HEARTBEAT_SECONDS", 0.1)
+    monkeypatch.setattr(session, "DEAD_SECONDS", 1.0)
     ends: list[str] = []
 
     async def handle(channel: Channel) -> None:
@@ -388,7 +388,7 @@ def test_a_peer_that_vanishes_is_noticed_at_both_ends(monkeypatch: pytest.Monkey
             relaying = await asyncio.start_server(relay, "127.0.0.1", 0)
             channel, _ = await dial(Address("127.0.0.1", relaying.sockets[0].getsockname()[1]), None, HELLO)
             waiting = asyncio.create_task(channel.receive())
-            await asyncio.sleep(3)
+            await asyncio.sleep(1.6)
             assert not waiting.done(), "a quiet link was taken for a dead one"
             cut = True
             with pytest.raises(TransientError):
@@ -484,6 +484,12 @@ class Keeping:
     async def end(self) -> None:
         self.stop.set()
         await self.task
+
+
+@pytest.fixture(autouse=True)
+def quick_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`Keeping.run` does not look at `stop`, as a service's must."""
+    monkeypatch.setattr(link, "FINISH_SECONDS", 0.3)
 
 
 @pytest.fixture

@@ -185,6 +185,9 @@ def test_certificates_that_do_not_fit_are_told_by_file(certificates: dict[str, s
     assert told(key=Authority(tmp_path).issue("sanur", password=b"x").key) == {"SUBAK_TLS_KEY"}
     assert told(ca=tmp_path / "none", key=tmp_path / "none") == {"SUBAK_TLS_CA", "SUBAK_TLS_KEY"}
     assert set(faults(OutletSettings, {**secured(OUTLET, certificates), "SUBAK_TLS_CA": ""})) == {"SUBAK_TLS_CA"}
+    expired = Authority(tmp_path, "old").issue("ubud-1", days=-1)
+    assert told(ca=expired.ca, cert=expired.cert, key=expired.key) == {"SUBAK_TLS_CERT"}
+    assert told(ca=other.ca, cert=other.cert, key=other.key) == {"SUBAK_TLS_CERT"}  # kuta's
     itself = {**secured(OUTLET, certificates), "SUBAK_TLS_CA": "", "SUBAK_TLS_CA_FILE": certificates["SUBAK_TLS_CA"]}
     assert "Set SUBAK_TLS_CA to its path" in faults(OutletSettings, itself)["SUBAK_TLS_CA_FILE"]
 

@@ -92,6 +92,8 @@ class Session:
         self._deaf = False
         """After an error of the peer, or its end: nothing more is taken in, and only the last word may be sent."""
         self._pong: Pong | None = None
+        self.size = 0
+        """Bytes of the message that was taken last, as it came."""
 
     @property
     def role(self) -> Role | None:
@@ -123,6 +125,7 @@ class Session:
         try:
             while self.state is not State.CLOSED and (payload := self._frames.take()) is not None:
                 message = self._decoded(payload)
+                self.size = len(payload)
                 self._check(message)
                 self._received(message)
                 if not isinstance(message, Ping | Pong):
