@@ -1,47 +1,34 @@
-"""Applies one batch in one database transaction: rows, versions, conflicts, quarantine and ledger commit together.
+"""Applies batches: a batch's rows, versions, conflicts, quarantine and ledger are one database transaction.
 
-First the whole batch at once. If the engine refuses that, it is replayed transaction by transaction, each under a
-savepoint, in source order, to find the culprit: it goes to quarantine, whole, and the others stand.
+First the whole batch at once, or several that came together. If the engine refuses that, a batch is replayed transaction
+by transaction to find the culprit: it goes to quarantine, whole, and the others stand.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from services.applier import quarantine
-from services.applier.planning import Parsed, Plan, Situation, parse, plan
-from services.applier.store import Store
-from services.applier.view import Overlay
+from services.applier.planning import Situation
+from services.applier.work import DUPLICATE, Incoming, Outcome, Work
 from services.kernel.catalogue import Catalogue
-from services.kernel.change import BatchId, Transaction, decode_body, digest
+from services.kernel.change import BatchId, decode_body, digest
 from services.kernel.dialects import Dialect
 from services.kernel.errors import PermanentError, ProtocolError, SubakError, TransientError
 from services.kernel.failpoint import reach
-from services.kernel.schema import CLOUD_QUERY, CONFLICT, LEDGER, LEDGER_PART
-from services.kernel.wire.messages import MAX_PART_BYTES, Delivery, QuarantineReport
+from services.kernel.schema import CONFLICT, LEDGER, LEDGER_PART, QUARANTINE
+from services.kernel.wire.messages import Delivery
 
 PATIENCE = 20
 """Attempts without waiting for any lock; after that locks are waited for (a second each), lest a busy row starve us."""
 
 RACES = 5
 """How often a duplicate primary key is taken for a race with the application; after that it is a clash."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a batch came to at this outlet. `tables`: what was written. `duplicate`: it had been applied before."""
-
-    conflicts: int
-    quarantined: list[QuarantineReport]
-    tables: frozenset[str]
-    changes: int
-    duplicate: bool = False
 
 
 class Applier:
@@ -96,40 +83,52 @@ class Applier:
 
     def apply(self, delivery: Delivery, body: bytes, attempt: int = 1) -> Outcome:
         """One attempt. Raises TransientError (try again, with `attempt` one higher), ProtocolError (`gap`, `digest`)."""
-        batch = BatchId(delivery.origin, delivery.epoch, delivery.number)
-        if digest(batch, delivery.previous, body) != delivery.digest:
-            raise ProtocolError("digest", f"Batch {batch} arrived damaged.", "It is fetched again.")
-        transactions = decode_body(body)
+        incoming = _incoming(delivery, body)
         try:
-            return self._run(delivery, body, transactions, attempt, singly=False)
+            return self._all_at_once([incoming], attempt)[0]
         except PermanentError as error:
             if error.code in ("missing_table", "missing_column"):
                 self.refresh()
         except TransientError as error:
             if error.code != "duplicate_key" or attempt < RACES:
                 raise
-        return self._run(delivery, body, transactions, attempt, singly=True)
-
-    def _run(
-        self, delivery: Delivery, body: bytes, transactions: Sequence[Transaction], attempt: int, *, singly: bool
-    ) -> Outcome:
         with self._transaction() as connection:
-            if self._seen(connection, delivery):
-                return Outcome(0, [], frozenset(), 0, duplicate=True)
-            work = _Work(connection, self._dialect, self.catalogue, self._situation(), delivery, attempt)
-            if singly:
-                work.one_by_one(transactions)
-            else:
-                work.all_at_once(transactions)
-            work.note(body)
+            if self._seen(connection, delivery, _last(connection)):
+                return DUPLICATE
+            work = self._work(connection, attempt)
+            outcome = work.one_by_one(incoming)
             reach("applier.before_commit")
         reach("applier.after_commit")
-        return work.outcome()
+        return outcome
 
-    def _situation(self) -> Situation:
-        return Situation(self.catalogue, self._outlet, self._clock())
+    def apply_together(self, deliveries: Sequence[tuple[Delivery, bytes]], attempt: int = 1) -> list[Outcome]:
+        """Several deliveries in one transaction: all of them, or none. Raises as `apply` does, and PermanentError when
+        something in them needs looking into: then they are to be applied one after the other."""
+        try:
+            return self._all_at_once([_incoming(delivery, body) for delivery, body in deliveries], attempt)
+        except TransientError as error:
+            if error.code != "duplicate_key" or attempt < RACES:
+                raise
+            raise PermanentError(error.code, error.what, error.todo) from error
 
-    def _seen(self, connection: Connection, delivery: Delivery) -> bool:
+    def _all_at_once(self, incoming: Sequence[Incoming], attempt: int) -> list[Outcome]:
+        with self._transaction() as connection:
+            last = _last(connection)
+            new = []
+            for one in incoming:
+                if not self._seen(connection, one.delivery, last):
+                    new.append(one)
+                last = one.delivery.sequence
+            outcomes = self._work(connection, attempt).all_at_once(new) if new else {}
+            reach("applier.before_commit")
+        reach("applier.after_commit")
+        return [outcomes.get(one.delivery.sequence, DUPLICATE) for one in incoming]
+
+    def _work(self, connection: Connection, attempt: int, besides: int | None = None) -> Work:
+        situation = Situation(self.catalogue, self._outlet, self._clock())
+        return Work(connection, self._dialect, situation, patient=attempt > PATIENCE, besides=besides)
+
+    def _seen(self, connection: Connection, delivery: Delivery, last: int) -> bool:
         """Whether the ledger has this batch. Raises ProtocolError `gap` when a delivery is missing before it."""
         named = (
             (LEDGER.c.Origin == delivery.origin)
@@ -139,7 +138,6 @@ class Applier:
         sequence = connection.scalar(sa.select(LEDGER.c.Sequence).where(named))
         if sequence == delivery.sequence:
             return True
-        last = connection.scalar(sa.select(sa.func.max(LEDGER.c.Sequence))) or 0
         if last != delivery.previous_sequence:
             raise ProtocolError(
                 "gap",
@@ -150,9 +148,8 @@ class Applier:
             return False
         # The hub has numbered its batches anew: the batch keeps its effects and takes its new place.
         connection.execute(sa.update(LEDGER).where(named).values(Sequence=delivery.sequence))
-        connection.execute(
-            sa.update(LEDGER_PART).where(LEDGER_PART.c.Sequence == sequence).values(Sequence=delivery.sequence)
-        )
+        for table in (LEDGER_PART, CONFLICT, QUARANTINE):
+            connection.execute(sa.update(table).where(table.c.Sequence == sequence).values(Sequence=delivery.sequence))
         return True
 
     # Quarantine
@@ -167,11 +164,9 @@ class Applier:
             with self._transaction() as connection:
                 entry = quarantine.find(connection, identity)
                 transaction = quarantine.transaction_of(connection, entry)
-                delivery = _delivery_of(entry)
-                work = _Work(connection, self._dialect, self.catalogue, self._situation(), delivery, attempt, entry.id)
-                work.retry(transaction)
+                outcome = self._work(connection, attempt, entry.id).retry(transaction, entry.sequence)
                 quarantine.settle(connection, identity, quarantine.APPLIED, self._clock())
-            return work.outcome()
+            return outcome
         except TransientError as error:
             if error.code != "duplicate_key" or attempt < RACES:
                 raise
@@ -187,167 +182,13 @@ class Applier:
             quarantine.discard(connection, identity, self._clock())
 
 
-def _delivery_of(entry: quarantine.Quarantined) -> Delivery:
-    return Delivery(entry.sequence, 0, entry.origin, "", 0, b"", b"", 0, 0, 0, 0)
+def _incoming(delivery: Delivery, body: bytes) -> Incoming:
+    batch = BatchId(delivery.origin, delivery.epoch, delivery.number)
+    if digest(batch, delivery.previous, body) != delivery.digest:
+        raise ProtocolError("digest", f"Batch {batch} arrived damaged.", "It is fetched again.")
+    return Incoming(delivery, body, decode_body(body))
 
 
-class _Work:
-    """What is done within one database transaction."""
-
-    def __init__(
-        self,
-        connection: Connection,
-        dialect: Dialect,
-        catalogue: Catalogue,
-        situation: Situation,
-        delivery: Delivery,
-        attempt: int,
-        besides: int | None = None,
-    ) -> None:
-        self._connection = connection
-        self._dialect = dialect
-        self._catalogue = catalogue
-        self._situation = situation
-        self._delivery = delivery
-        self._store = Store(connection, dialect, catalogue, patient=attempt > PATIENCE, besides=besides)
-        self._overlay = Overlay(self._store)
-        self._conflicts = 0
-        self._changes = 0
-        self._tables: set[str] = set()
-        self._reports: list[QuarantineReport] = []
-
-    def all_at_once(self, transactions: Sequence[Transaction]) -> None:
-        parsed = [parse(transaction, self._catalogue) for transaction in transactions]
-        self._store.prepare([change for changes in parsed for change in changes])
-        whole = Plan()
-        for position, changes in enumerate(parsed):
-            part, overlay = plan(changes, self._overlay, self._situation)
-            self._overlay.merge(overlay)
-            whole.writes += part.writes
-            whole.versions |= part.versions
-            self._record(part, position)
-        self._store.execute(whole)
-        self._changes = sum(len(changes) for changes in parsed)
-        self._tables.update(write.table.name for write in whole.writes)
-
-    def one_by_one(self, transactions: Sequence[Transaction]) -> None:
-        parsed: list[list[Parsed] | PermanentError] = []
-        for transaction in transactions:
-            try:
-                parsed.append(parse(transaction, self._catalogue))
-            except PermanentError as error:
-                parsed.append(error)
-        self._store.prepare([change for changes in parsed if isinstance(changes, list) for change in changes])
-        for position, (transaction, changes) in enumerate(zip(transactions, parsed, strict=True)):
-            try:
-                if isinstance(changes, PermanentError):
-                    raise changes
-                self._under_savepoint(changes, position)
-            except PermanentError as error:
-                self._put_aside(transaction, position, error)
-
-    def retry(self, transaction: Transaction) -> None:
-        changes = parse(transaction, self._catalogue)
-        self._store.prepare(changes)
-        part, _ = plan(changes, self._overlay, self._situation, again=True)
-        self._store.execute(part)
-        self._record(part, 0)
-        self._changes = len(changes)
-        self._tables.update(write.table.name for write in part.writes)
-
-    def _under_savepoint(self, changes: list[Parsed], position: int) -> None:
-        part, overlay = plan(changes, self._overlay, self._situation)
-        savepoint = self._connection.begin_nested()
-        try:
-            self._store.execute(part)
-            savepoint.commit()
-        except DBAPIError as error:
-            ours = self._dialect.classify(error)
-            if isinstance(ours, TransientError) and ours.code != "duplicate_key":
-                raise
-            savepoint.rollback()
-            raise PermanentError(ours.code, ours.what, ours.todo) from error
-        self._record(part, position)
-        self._overlay.merge(overlay)
-        self._changes += len(changes)
-        self._tables.update(write.table.name for write in part.writes)
-
-    def _put_aside(self, transaction: Transaction, position: int, error: PermanentError) -> None:
-        quarantine.put(
-            self._connection,
-            self._dialect,
-            self._catalogue,
-            transaction,
-            sequence=self._delivery.sequence,
-            position=position,
-            origin=self._delivery.origin,
-            error=error,
-            now=self._situation.now,
-        )
-        self._reports.append(QuarantineReport(position, error.code, error.what))
-
-    def _record(self, part: Plan, position: int) -> None:
-        """The traces of decisions, and the changes that they brought forth here."""
-        if part.conflicts:
-            self._conflicts += len(part.conflicts)
-            self._connection.execute(
-                sa.insert(CONFLICT),
-                [
-                    {
-                        "Sequence": self._delivery.sequence,
-                        "TableName": conflict.change.table,
-                        "RowKey": conflict.row.key,
-                        "Rule": conflict.rule,
-                        "Winner": conflict.winner,
-                        "LocalStamp": conflict.local.time,
-                        "LocalOrigin": conflict.local.origin,
-                        "LocalImage": conflict.local_image,
-                        "IncomingStamp": conflict.change.stamp.time,
-                        "IncomingOrigin": conflict.change.stamp.origin,
-                        "IncomingImage": conflict.change.after,
-                        "DecidedAt": self._situation.now,
-                    }
-                    for conflict in part.conflicts
-                ],
-            )
-        if part.changes:
-            self._connection.execute(
-                sa.insert(CLOUD_QUERY),
-                [
-                    {
-                        "TransactionId": f"applier-{self._delivery.sequence}-{position}",
-                        "SessionId": 0,
-                        "TableName": change.table,
-                        "Operation": change.op.value,
-                        "RowKey": change.key,
-                        "BeforeImage": change.before,
-                        "AfterImage": change.after,
-                        "Stamp": change.stamp.time,
-                        "BaseStamp": change.base.time,
-                        "BaseOrigin": change.base.origin,
-                    }
-                    for change in part.changes
-                ],
-            )
-
-    def note(self, body: bytes) -> None:
-        """The ledger: in the same transaction as what it says was done."""
-        delivery = self._delivery
-        self._connection.execute(
-            sa.insert(LEDGER).values(
-                Sequence=delivery.sequence,
-                Origin=delivery.origin,
-                Epoch=delivery.epoch,
-                Number=delivery.number,
-                Digest=delivery.digest,
-                Changes=delivery.changes,
-                Quarantined=len(self._reports),
-                AppliedAt=self._situation.now,
-            )
-        )
-        for part, start in enumerate(range(0, len(body), MAX_PART_BYTES)):
-            piece = body[start : start + MAX_PART_BYTES]
-            self._connection.execute(sa.insert(LEDGER_PART).values(Sequence=delivery.sequence, Part=part, Body=piece))
-
-    def outcome(self) -> Outcome:
-        return Outcome(self._conflicts, self._reports, frozenset(self._tables), self._changes)
+def _last(connection: Connection) -> int:
+    """The greatest sequence in the ledger, 0 when there is none."""
+    return connection.scalar(sa.select(sa.func.max(LEDGER.c.Sequence))) or 0

@@ -7,13 +7,15 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
 import tenacity
 
 from services.applier import metrics, quarantine
-from services.applier.applying import Applier, Outcome
+from services.applier.applying import Applier
+from services.applier.work import Outcome
 from services.kernel.change import GENESIS
 from services.kernel.errors import PermanentError, ProtocolError, TransientError
 from services.kernel.failpoint import reach
@@ -33,6 +35,10 @@ from services.kernel.wire.messages import (
 
 RETRY_SECONDS = 30.0
 """How often everything in quarantine is tried again, whatever happened meanwhile: the application may have made room."""
+
+GROUP_CHANGES = 1_000
+"""Changes of several small batches that share one transaction: one commit for many when we are behind, and locks held as
+long as for one large batch."""
 
 RETRY_PAUSE = 0.01
 """Seconds before the second attempt at one quarantined transaction; doubled with each further one, up to RETRY_SECONDS."""
@@ -136,37 +142,34 @@ class Receiver:
                 continue
             if item is None:
                 return
-            delivery, body = item
-            outcome = await asyncio.to_thread(self._apply, delivery, body)
-            await channel.send(Executed(delivery.sequence, outcome.conflicts, outcome.quarantined))
-            reach("applier.after_executed_sent")
-            if outcome.quarantined:
-                self._waiting = await asyncio.to_thread(self._insist, lambda _: self._applier.waiting())
-            if self._waiting:
-                left = await asyncio.to_thread(self._retry, outcome.tables)
-                if left:
-                    await self._report(channel)
+            group = [item, *_more(deliveries, item[0])]
+            for (delivery, _), outcome in zip(group, await asyncio.to_thread(self._apply, group), strict=True):
+                await channel.send(Executed(delivery.sequence, outcome.conflicts, outcome.quarantined))
+                reach("applier.after_executed_sent")
+                if outcome.quarantined:
+                    self._waiting = await asyncio.to_thread(self._insist, lambda _: self._applier.waiting())
+                if self._waiting and not self._stopped.is_set():
+                    left = await asyncio.to_thread(self._retry, frozenset(outcome.tables))
+                    if left:
+                        await self._report(channel)
 
     def _applier_refreshed(self) -> None:
         self._insist(lambda _: self._applier.refresh())
         self._waiting = self._insist(lambda _: self._applier.waiting())
 
-    def _apply(self, delivery: Delivery, body: bytes) -> Outcome:
+    def _apply(self, group: list[tuple[Delivery, bytes]]) -> list[Outcome]:
+        """Together if that goes, else one after the other: then what cannot be applied is found and put aside."""
         started = time.monotonic()
-        outcome = self._insist(lambda attempt: self._applier.apply(delivery, body, attempt))
-        metrics.applied(delivery, outcome, time.monotonic() - started)
-        for report in outcome.quarantined:
-            log.warning(
-                "quarantined",
-                sequence=delivery.sequence,
-                position=report.position,
-                origin=delivery.origin,
-                code=report.code,
-                todo="`subak quarantine list` shows it; correct the cause, then `subak quarantine retry` or `discard`.",
-            )
-        if outcome.duplicate:
-            log.info("applied before", sequence=delivery.sequence, origin=delivery.origin, number=delivery.number)
-        return outcome
+        outcomes: list[Outcome] = []
+        if len(group) > 1:
+            with suppress(PermanentError):
+                outcomes = self._insist(lambda attempt: self._applier.apply_together(group, attempt))
+        for delivery, body in group[len(outcomes) :]:
+            outcomes.append(self._insist(partial(self._applier.apply, delivery, body)))
+        for (delivery, _), outcome in zip(group, outcomes, strict=True):
+            metrics.applied(delivery, outcome, time.monotonic() - started)
+            _tell(delivery, outcome)
+        return outcomes
 
     def _retry(self, tables: frozenset[str] | None) -> bool:
         """Tries what waits in quarantine and may have become possible. True when something left it."""
@@ -233,3 +236,31 @@ class Receiver:
                 self._health.detail = error.what
             if state.attempt_number in (10, 100) or state.attempt_number % 1000 == 0:
                 log.warning("trying again", attempt=state.attempt_number, code=error.code, what=error.what)
+
+
+def _more(deliveries: Deliveries, first: Delivery) -> list[tuple[Delivery, bytes]]:
+    """What has come meanwhile and may share a transaction with the first."""
+    found: list[tuple[Delivery, bytes]] = []
+    changes = first.changes
+    while not deliveries.empty() and changes < GROUP_CHANGES:
+        item = deliveries.get_nowait()
+        if item is None:
+            deliveries.put_nowait(None)
+            break
+        found.append(item)
+        changes += item[0].changes
+    return found
+
+
+def _tell(delivery: Delivery, outcome: Outcome) -> None:
+    for report in outcome.quarantined:
+        log.warning(
+            "quarantined",
+            sequence=delivery.sequence,
+            position=report.position,
+            origin=delivery.origin,
+            code=report.code,
+            todo="`subak quarantine list` shows it; correct the cause, then `subak quarantine retry` or `discard`.",
+        )
+    if outcome.duplicate:
+        log.info("applied before", sequence=delivery.sequence, origin=delivery.origin, number=delivery.number)

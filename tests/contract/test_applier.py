@@ -85,6 +85,36 @@ def test_a_gap_is_refused(outlet: Make) -> None:
     assert bali.read("SELECT stock FROM product WHERE sku = 'a'") == [(10,)]
 
 
+def test_several_deliveries_share_a_transaction_or_none_of_them_counts(outlet: Make) -> None:
+    amed, bali = outlet("amed"), outlet("bali")
+    batches = []
+    for number in range(3):
+        amed.write(
+            f"INSERT INTO sale (id, sku, n) VALUES ('s{number}', 'a', {number})",
+            f"UPDATE product SET stock = {number} WHERE sku = 'a'",
+        )
+        batches.append(amed.take())
+    deliveries = [
+        (delivery_of(batch, 5 + i, 4 + i if i else 0), batch.body) for i, batch in enumerate(batches) if batch
+    ]
+    with pytest.raises(ProtocolError, match="gap"):
+        bali.applier.apply_together([deliveries[0], deliveries[2]])
+    assert bali.read("SELECT COUNT(*) FROM sale") == [(0,)]
+    bali.applier.apply(*deliveries[0])
+    outcomes = bali.applier.apply_together(deliveries)
+    assert [(outcome.duplicate, outcome.changes) for outcome in outcomes] == [(True, 0), (False, 2), (False, 2)]
+    assert bali.read("SELECT id FROM sale ORDER BY id") == [("s0",), ("s1",), ("s2",)]
+    assert bali.read("SELECT stock FROM product WHERE sku = 'a'") == [(2,)]
+    assert bali.applier.position()[0] == 7
+    image = '{"sku":"z","stock":-1}'
+    poison = Change("product", Op.INSERT, "z", None, image, Stamp(2**41, "amed"), NEVER)
+    bad, amed.sequence = amed.batch(Transaction("", (poison,))), 0
+    with pytest.raises(PermanentError):
+        bali.applier.apply_together([(delivery_of(bad, 8, 7), bad.body)])
+    assert bali.applier.position()[0] == 7
+    assert bali.applier.apply(delivery_of(bad, 8, 7), bad.body).quarantined[0].code == "check"
+
+
 def test_nothing_applied_is_captured(three: Outlets) -> None:
     amed, bali, _ = three.outlets
     amed.write("UPDATE product SET stock = 3 WHERE sku = 'a'", "INSERT INTO product (sku) VALUES ('c')")

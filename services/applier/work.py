@@ -1,0 +1,206 @@
+"""What the applier does within one database transaction: plans, writes, and leaves its traces."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
+
+from services.applier import quarantine
+from services.applier.planning import Parsed, Plan, Situation, parse, plan
+from services.applier.store import Store
+from services.applier.view import Overlay
+from services.kernel.change import Transaction
+from services.kernel.dialects import Dialect
+from services.kernel.errors import PermanentError, TransientError
+from services.kernel.schema import CLOUD_QUERY, CONFLICT, LEDGER, LEDGER_PART
+from services.kernel.wire.messages import MAX_PART_BYTES, Delivery, QuarantineReport
+
+
+@dataclass(frozen=True)
+class Incoming:
+    """A delivery, its bytes, and what they say."""
+
+    delivery: Delivery
+    body: bytes
+    transactions: Sequence[Transaction]
+
+
+@dataclass
+class Outcome:
+    """What a batch came to at this outlet. `tables`: what was written. `duplicate`: it had been applied before."""
+
+    conflicts: int = 0
+    quarantined: list[QuarantineReport] = field(default_factory=list)
+    tables: set[str] = field(default_factory=set)
+    changes: int = 0
+    duplicate: bool = False
+
+    def add(self, part: Plan, changes: int) -> None:
+        self.conflicts += len(part.conflicts)
+        self.changes += changes
+        self.tables.update(write.table.name for write in part.writes)
+
+
+DUPLICATE = Outcome(duplicate=True)
+
+
+class Work:
+    """One transaction. `patient`: waits for locks. `besides`: the quarantine entry that is being tried again."""
+
+    def __init__(
+        self, connection: Connection, dialect: Dialect, situation: Situation, *, patient: bool, besides: int | None
+    ) -> None:
+        self._connection = connection
+        self._dialect = dialect
+        self._situation = situation
+        self._store = Store(connection, dialect, situation.catalogue, patient=patient, besides=besides)
+        self._overlay = Overlay(self._store)
+
+    def all_at_once(self, incoming: Sequence[Incoming]) -> dict[int, Outcome]:
+        """The outcomes by sequence. Raises PermanentError when anything in it cannot be applied, DBAPIError."""
+        catalogue = self._situation.catalogue
+        parsed = [[parse(transaction, catalogue) for transaction in one.transactions] for one in incoming]
+        self._store.prepare([change for batch in parsed for changes in batch for change in changes])
+        whole = Plan()
+        outcomes: dict[int, Outcome] = {}
+        for one, batch in zip(incoming, parsed, strict=True):
+            outcome = outcomes[one.delivery.sequence] = Outcome()
+            for position, changes in enumerate(batch):
+                part, overlay = plan(changes, self._overlay, self._situation)
+                self._overlay.merge(overlay)
+                whole.writes += part.writes
+                whole.versions |= part.versions
+                self._record(part, one.delivery.sequence, position)
+                outcome.add(part, len(changes))
+        self._store.execute(whole)
+        for one in incoming:
+            self._note(one, outcomes[one.delivery.sequence])
+        return outcomes
+
+    def one_by_one(self, incoming: Incoming) -> Outcome:
+        """Each transaction under a savepoint, in source order; what fails goes to quarantine, whole."""
+        parsed: list[list[Parsed] | PermanentError] = []
+        for transaction in incoming.transactions:
+            try:
+                parsed.append(parse(transaction, self._situation.catalogue))
+            except PermanentError as error:
+                parsed.append(error)
+        self._store.prepare([change for changes in parsed if isinstance(changes, list) for change in changes])
+        outcome = Outcome()
+        for position, (transaction, changes) in enumerate(zip(incoming.transactions, parsed, strict=True)):
+            try:
+                if isinstance(changes, PermanentError):
+                    raise changes
+                part = self._under_savepoint(changes, incoming.delivery.sequence, position)
+                outcome.add(part, len(changes))
+            except PermanentError as error:
+                self._put_aside(transaction, incoming.delivery, position, error)
+                outcome.quarantined.append(QuarantineReport(position, error.code, error.what))
+        self._note(incoming, outcome)
+        return outcome
+
+    def retry(self, transaction: Transaction, sequence: int) -> Outcome:
+        """A transaction from quarantine. Raises as `all_at_once`."""
+        changes = parse(transaction, self._situation.catalogue)
+        self._store.prepare(changes)
+        part, _ = plan(changes, self._overlay, self._situation, again=True)
+        self._store.execute(part)
+        self._record(part, sequence, 0)
+        outcome = Outcome()
+        outcome.add(part, len(changes))
+        return outcome
+
+    def _under_savepoint(self, changes: list[Parsed], sequence: int, position: int) -> Plan:
+        part, overlay = plan(changes, self._overlay, self._situation)
+        savepoint = self._connection.begin_nested()
+        try:
+            self._store.execute(part)
+            savepoint.commit()
+        except DBAPIError as error:
+            ours = self._dialect.classify(error)
+            if isinstance(ours, TransientError) and ours.code != "duplicate_key":
+                raise
+            savepoint.rollback()
+            raise PermanentError(ours.code, ours.what, ours.todo) from error
+        self._record(part, sequence, position)
+        self._overlay.merge(overlay)
+        return part
+
+    def _put_aside(self, transaction: Transaction, delivery: Delivery, position: int, error: PermanentError) -> None:
+        quarantine.put(
+            self._connection,
+            self._dialect,
+            self._situation.catalogue,
+            transaction,
+            sequence=delivery.sequence,
+            position=position,
+            origin=delivery.origin,
+            error=error,
+            now=self._situation.now,
+        )
+
+    def _record(self, part: Plan, sequence: int, position: int) -> None:
+        """The traces of decisions, and the changes that they brought forth here."""
+        if part.conflicts:
+            self._connection.execute(
+                sa.insert(CONFLICT),
+                [
+                    {
+                        "Sequence": sequence,
+                        "TableName": conflict.change.table,
+                        "RowKey": conflict.row.key,
+                        "Rule": conflict.rule,
+                        "Winner": conflict.winner,
+                        "LocalStamp": conflict.local.time,
+                        "LocalOrigin": conflict.local.origin,
+                        "LocalImage": conflict.local_image,
+                        "IncomingStamp": conflict.change.stamp.time,
+                        "IncomingOrigin": conflict.change.stamp.origin,
+                        "IncomingImage": conflict.change.after,
+                        "DecidedAt": self._situation.now,
+                    }
+                    for conflict in part.conflicts
+                ],
+            )
+        if part.changes:
+            self._connection.execute(
+                sa.insert(CLOUD_QUERY),
+                [
+                    {
+                        "TransactionId": f"applier-{sequence}-{position}",
+                        "SessionId": 0,
+                        "TableName": change.table,
+                        "Operation": change.op.value,
+                        "RowKey": change.key,
+                        "BeforeImage": change.before,
+                        "AfterImage": change.after,
+                        "Stamp": change.stamp.time,
+                        "BaseStamp": change.base.time,
+                        "BaseOrigin": change.base.origin,
+                    }
+                    for change in part.changes
+                ],
+            )
+
+    def _note(self, incoming: Incoming, outcome: Outcome) -> None:
+        """The ledger: in the same transaction as what it says was done."""
+        delivery, body = incoming.delivery, incoming.body
+        self._connection.execute(
+            sa.insert(LEDGER).values(
+                Sequence=delivery.sequence,
+                Origin=delivery.origin,
+                Epoch=delivery.epoch,
+                Number=delivery.number,
+                Digest=delivery.digest,
+                Changes=delivery.changes,
+                Quarantined=len(outcome.quarantined),
+                AppliedAt=self._situation.now,
+            )
+        )
+        for part, start in enumerate(range(0, len(body), MAX_PART_BYTES)):
+            piece = body[start : start + MAX_PART_BYTES]
+            self._connection.execute(sa.insert(LEDGER_PART).values(Sequence=delivery.sequence, Part=part, Body=piece))
