@@ -25,7 +25,7 @@ def _now() -> int:
 
 
 async def _serve(settings: OutletSettings, stop: asyncio.Event, nudge: asyncio.Event) -> None:
-    health = Health()
+    health = Health(link="not linked with the hub yet")
     serve_metrics(settings.metrics_listen, health)
     dialect = dialect_for(settings.database_url)
     engine = dialect.engine(settings.database_url, Purpose.APPLY)

@@ -42,7 +42,7 @@ class Service:
         self._settings = settings
         self._stop = stop
         self._nudge = nudge
-        self.health = Health()
+        self.health = Health(link="not linked with the hub yet")
         self._database = Database(
             dialect_for(settings.database_url), settings.database_url, stop, self._database_health
         )
