@@ -20,7 +20,7 @@ BALANCE = 100
 SIZES = (2, 10, 300, 4_000, 50_000)
 """Rows that one transaction changes; the largest is every account."""
 
-TRANSFERS = 14
+TRANSFERS = 9
 SETTLE_SECONDS = 120.0
 
 
