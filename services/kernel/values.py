@@ -53,6 +53,10 @@ _BLOB = "blob"
 FRACTION_DIGITS = 6
 """Microseconds: what every engine's application can hold (MySQL's limit)."""
 
+_REAL = re.compile(r"-?(\d+\.\d+(e[+-]?\d+)?|Inf)")
+"""How SQLite's triggers spell a number with a point, as a JSON string."""
+
+_UUID = re.compile(r"\{?[0-9a-f]{8}(-?[0-9a-f]{4}){3}-?[0-9a-f]{12}\}?")
 _INTEGER = re.compile(r"[+-]?\d+")
 _TIME = re.compile(r"(-?)(\d{1,3}):(\d{2})(?::(\d{2})(?:\.(\d+))?)?")
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
@@ -79,7 +83,7 @@ def wire(column: Column, value: Value) -> Any:
     """The wire value (JSON) of a canonical value."""
     if isinstance(value, bytes):
         return base64.b64encode(value).decode("ascii") if column.kind is Kind.BINARY else {_BLOB: value.hex().upper()}
-    if isinstance(value, float):
+    if isinstance(value, float) and column.kind is not Kind.BINARY:
         return repr(value)
     return value
 
@@ -87,6 +91,8 @@ def wire(column: Column, value: Value) -> Any:
 def _as_it_is(wire: Any) -> Value:
     if isinstance(wire, dict):
         return bytes.fromhex(wire[_BLOB])
+    if isinstance(wire, str) and _REAL.fullmatch(wire):
+        return float(wire)
     scalar: str | int | float = wire
     return scalar
 
@@ -191,9 +197,18 @@ def _text(value: Any) -> str:
     return str(value)
 
 
+def _uuid(value: Any) -> str:
+    text = _text(value).lower()
+    if not _UUID.fullmatch(text):
+        raise ValueError("not a UUID")
+    return text
+
+
 def _binary(value: Any) -> bytes:
     if isinstance(value, bytes):
         return value
+    if not isinstance(value, str):
+        raise ValueError("not a base64 text")
     return base64.b64decode(value.replace("\n", ""), validate=True)
 
 
@@ -266,7 +281,7 @@ _CANONICAL: dict[Kind, Callable[[Any], Value]] = {
     Kind.CHAR: lambda value: _text(value).rstrip(" "),
     Kind.JSON: _json,
     Kind.BINARY: _binary,
-    Kind.UUID: lambda value: _text(value).lower(),
+    Kind.UUID: _uuid,
     Kind.DATE: _date,
     Kind.TIME: _time,
     Kind.DATETIME: _datetime,

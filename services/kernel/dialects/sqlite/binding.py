@@ -36,10 +36,15 @@ def _check_number(column: Column, text: str) -> None:
     """SQLite makes a number of a text that looks like one, unless the column's type says TEXT or the like."""
     if column.kind is Kind.DECIMAL and _DECIMAL.fullmatch(text):
         digits = len(text.lstrip("-").replace(".", "").strip("0"))
-        if digits > MAX_DECIMAL_DIGITS:
+        if digits > MAX_DECIMAL_DIGITS and not _is_integer(text):
             raise _refused(column, f"has {digits} digits; SQLite keeps {MAX_DECIMAL_DIGITS} in a number")
     if column.kind is Kind.JSON and _FLOAT.fullmatch(text):
         raise _refused(column, "is a bare number, of which SQLite keeps 15 digits and no '.0'")
+
+
+def _is_integer(text: str) -> bool:
+    """Whether SQLite keeps it as an integer, of which it loses no digit."""
+    return "." not in text and -MAX_INTEGER - 1 <= int(text) <= MAX_INTEGER
 
 
 def _refused(column: Column, why: str) -> PermanentError:

@@ -39,8 +39,10 @@ def _json_value(column: Column, alias: str) -> str:
     value = f"{alias}.{identifier(column.name)}"
     if column.generated:  # the rowid: always an integer
         return value
-    if column.kind is Kind.BINARY:
-        return f"""CASE WHEN typeof({value}) IN ('blob', 'text') THEN '{{"hex":"' || hex({value}) || '"}}' ELSE json_quote({value}) END"""
+    if column.kind is Kind.BINARY:  # there a JSON string means base64: a number must be a JSON number
+        number = f"replace(printf('%!.20g', {value}), 'Inf', '9e999')"
+        hexed = f"""'{{"hex":"' || hex({value}) || '"}}'"""
+        return f"CASE typeof({value}) WHEN 'real' THEN {number} WHEN 'blob' THEN {hexed} WHEN 'text' THEN {hexed} ELSE json_quote({value}) END"
     cases = [f"""WHEN 'blob' THEN '{{"blob":"' || hex({value}) || '"}}'"""]
     if column.kind is Kind.JSON:
         cases.append("WHEN 'null' THEN 'null'")
