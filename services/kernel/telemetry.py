@@ -1,7 +1,7 @@
 """What a service tells about itself: log lines on stderr, figures and health on a small HTTP server, an exit code.
 
-Log lines are JSON, or readable on a terminal. They never contain row values: a database error's own text may quote them, so
-only its kind is shown.
+Log lines are JSON, or readable on a terminal. They never contain row values: the text of a database's error, or of one about
+a value or a key, may quote them, so only its kind and place are shown.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ FIRST = ("timestamp", "level", "service", "part", "event")
 """A line begins with these."""
 
 QUOTES_VALUES = ("sqlalchemy.", "pymysql.", "sqlite3")
-"""Modules whose errors may quote a row's values."""
+"""Modules whose errors may quote a row's values, besides every ValueError and LookupError."""
 
 
 def configure_logging(service: str) -> None:
@@ -78,7 +78,7 @@ def _in_order(event: EventDict) -> EventDict:
 
 
 class _HiddenError(Exception):
-    """Stands in for a database error; its text is the kind of error only."""
+    """Stands in for an error whose text is not shown."""
 
 
 def _hide_values(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
@@ -93,20 +93,30 @@ def _hide_values(_logger: WrappedLogger, _method: str, event: EventDict) -> Even
 
 
 def _without_values(error: BaseException) -> tuple[type[BaseException], BaseException, TracebackType | None]:
-    shown = error
-    if any(f"{type(one).__module__}.".startswith(QUOTES_VALUES) for one in _chain(error)):
-        shown = _HiddenError(
-            f"{type(error).__module__}.{type(error).__qualname__}: text not shown, it may hold row values"
-        )
+    shown, chain = error, _chain(error)
+    if any(_quotes_values(one) for one in chain):
+        kinds = " from ".join(f"{type(one).__module__}.{type(one).__qualname__}" for one in chain)
+        shown = _HiddenError(f"{kinds}: text not shown, it may hold row values")
     return type(shown), shown, error.__traceback__
 
 
-def _chain(error: BaseException | None) -> list[BaseException]:
-    """The error and what led to it."""
+def _quotes_values(error: BaseException) -> bool:
+    if isinstance(error, SubakError):
+        return False
+    return isinstance(error, ValueError | LookupError) or f"{type(error).__module__}.".startswith(QUOTES_VALUES)
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """The error, what led to it, and the members of a group."""
     chain: list[BaseException] = []
-    while error is not None and error not in chain:
-        chain.append(error)
-        error = error.__cause__ or error.__context__
+    waiting = [error]
+    while waiting:
+        one = waiting.pop()
+        if one in chain:
+            continue
+        chain.append(one)
+        waiting += one.exceptions if isinstance(one, BaseExceptionGroup) else ()
+        waiting += (led for led in (one.__cause__, one.__context__) if led is not None)
     return chain
 
 

@@ -69,8 +69,15 @@ def test_an_error_of_the_database_is_told_without_the_values_it_quotes(lines: Li
     with pytest.raises(sqlite3.Error) as plain:
         sqlite3.connect(":memory:").execute("SELECT geheim")
     logger("sending").error("fault", exc_info=plain.value)
+    names: dict[str, int] = {}
+    for wrong in (lambda: int("geheim"), lambda: names["geheim"]):
+        try:
+            wrong()
+        except (ValueError, KeyError) as error:
+            logger("sending").exception("fault")
+            logger("sending").error("fault", exc_info=ExceptionGroup("tasks", [error]))
     told = lines()
-    assert len(told) == 3
+    assert len(told) == 7
     assert "geheim" not in json.dumps(told)
     assert "test_telemetry.py" in json.dumps(told[0]), "the place is told"
     assert "IntegrityError" in json.dumps(told[0])
