@@ -70,7 +70,8 @@ def test_an_error_of_the_database_is_told_without_the_values_it_quotes(lines: Li
         sqlite3.connect(":memory:").execute("SELECT geheim")
     logger("sending").error("fault", exc_info=plain.value)
     names: dict[str, int] = {}
-    for wrong in (lambda: int("geheim"), lambda: names["geheim"]):
+    faults: list[Callable[[], int]] = [lambda: int("geheim"), lambda: names["geheim"]]
+    for wrong in faults:
         try:
             wrong()
         except (ValueError, KeyError) as error:
