@@ -113,7 +113,10 @@ class MysqlServer:
         self.port = free_port()
         self._drivername = drivername
         self._folder = folder
-        self._command = [*command, f"--port={self.port}", f"--socket={folder}/s.sock", f"--pid-file={folder}/pid"]
+        # A server that starts clears its folder for temporary files: it must be nobody else's.
+        (folder / "tmp").mkdir()
+        place = [f"--socket={folder}/s.sock", f"--pid-file={folder}/pid", f"--tmpdir={folder}/tmp"]
+        self._command = [*command, f"--port={self.port}", *place]
         self.process = self._start()
 
     def _start(self) -> subprocess.Popen[bytes]:
@@ -153,6 +156,8 @@ class MysqlServer:
         with self._administrator() as cursor:
             cursor.execute(f"CREATE DATABASE `{database}` CHARACTER SET utf8mb4")
             cursor.execute(f"GRANT ALL ON `{database.replace('_', chr(92) + '_')}`.* TO '{_USER}'@'%'")
+            if self.name == "mysql":  # as the README advises: each transaction then travels by itself
+                cursor.execute(f"GRANT SELECT ON performance_schema.events_transactions_current TO '{_USER}'@'%'")
         return URL.create(
             self._drivername,
             username=_USER,
