@@ -66,7 +66,10 @@ class Dialect(Protocol):
         """Subak's triggers that are there, by name, with their text as the server keeps it."""
 
     def create_trigger(self, connection: Connection, trigger: Trigger) -> None:
-        """Replaces the one of that name, with no moment in between where a change could slip through unseen."""
+        """Replaces the one of that name, with no moment in between where a change could slip through unseen.
+
+        `connection` is of Purpose.WRITE. MySQL and MariaDB commit it; on SQLite the caller does.
+        """
 
     def drop_trigger(self, connection: Connection, trigger: Trigger) -> None: ...
 
@@ -77,7 +80,10 @@ class Dialect(Protocol):
         """`name` quoted for use in a statement."""
 
     def image_sql(self, table: Table, alias: str) -> str:
-        """An SQL expression: the canonical JSON image of the row `alias` (NEW, OLD, or a table alias) of `table`."""
+        """An SQL expression: the JSON image of the row `alias` (NEW, OLD, or a table alias) of `table`; `wire_image` finishes it.
+
+        For SQLAlchemy it is a `literal_column`, not a `text`: names in it may hold `:` and `%`.
+        """
 
     def key_sql(self, table: Table, alias: str) -> str:
         """An SQL expression: the row key (`values.row_key`) of the row `alias` of `table`."""
@@ -89,11 +95,19 @@ class Dialect(Protocol):
         """`RowId`, which stands for that row key in the version table: its SHA-256, or the key itself."""
 
     def bind(self, column: Column, value: Value) -> Any:
-        """A canonical value as the driver wants it for that column. Raises PermanentError `value` if the column cannot hold it."""
+        """A canonical value as the driver wants it for that column.
+
+        Raises PermanentError `value` for what the engine would change without saying so. Only the fraction of a time is rounded to the
+        column's digits, half up, the same on every engine.
+        """
 
     def classify(self, error: Exception) -> SubakError:
-        """The driver's error as ours: TransientError (`deadlock`, `lock_timeout`, `connection`, `busy`, `duplicate_key`: a race on the
-        primary key) or PermanentError (`foreign_key`, `unique`, `check`, `not_null`, `value`, `missing_table`, `missing_column`, `database`)."""
+        """The driver's error as ours; one of ours as it is.
+
+        TransientError: `deadlock`, `lock_timeout`, `busy`, `changed`, `timeout`, `connection`, `read_only`, `disk_full`, `duplicate_key` (a race
+        on the primary key). PermanentError: `foreign_key`, `unique`, `check`, `not_null`, `value`, `packet`, `missing_table`,
+        `missing_column`, `denied`, `database` (anything else).
+        """
 
 
 def dialect_for(url: str | URL) -> Dialect:

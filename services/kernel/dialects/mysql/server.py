@@ -22,6 +22,14 @@ def cascades_fire_triggers(connection: Connection) -> bool:
     return row is not None and str(row[1]).upper() in ("ON", "1")
 
 
+def tells_transactions(connection: Connection) -> bool:
+    """Whether a trigger can tell a statement that is a transaction by itself: MariaDB.
+
+    https://mariadb.com/kb/en/server-system-variables/#in_transaction
+    """
+    return is_mariadb(connection)
+
+
 def names_transactions(connection: Connection) -> bool:
     """Whether a trigger that this user defines can read the transaction's name: MySQL 8.0.16 and later, with the privilege.
 

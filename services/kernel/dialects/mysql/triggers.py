@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 from services.kernel.catalogue import Table
 from services.kernel.dialects import Trigger
 from services.kernel.dialects.mysql.expressions import identifier, image_sql, key_sql, literal, same_values
-from services.kernel.dialects.mysql.server import is_mariadb, names_transactions
+from services.kernel.dialects.mysql.server import is_mariadb, names_transactions, tells_transactions
 from services.kernel.dialects.template import PREFIX, render, trigger_name
 
 NOW = "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))"
@@ -32,7 +32,7 @@ def triggers(connection: Connection, table: Table, outlet: str) -> tuple[Trigger
         "old_image": image_sql(table, "OLD"),
         "changed": f"NOT {same_values(table.columns, 'NEW', 'OLD')}",
         "executed": _executed(table) if is_mariadb(connection) else "",
-        "transaction_name": render("mysql", "transaction_name", {}) if names_transactions(connection) else "",
+        "transaction_name": _transaction_name(connection),
     }
     made = []
     for event in ("insert", "update", "delete"):
@@ -53,6 +53,12 @@ def _executed(table: Table) -> str:
     key = " AND ".join(f"r.{identifier(name)} = NEW.{identifier(name)}" for name in table.key)
     there = f"SELECT 1 FROM {identifier(table.name)} AS r WHERE {key} AND {same_values(guarded, 'r', 'NEW')}"  # noqa: S608
     return f"\n    AND ({same_values(guarded, 'NEW', 'OLD')} OR EXISTS ({there} LOCK IN SHARE MODE))"
+
+
+def _transaction_name(connection: Connection) -> str:
+    if names_transactions(connection):
+        return render("mysql", "transaction_name", {})
+    return render("mysql", "statement_name", {}) if tells_transactions(connection) else ""
 
 
 def _first_of_application(connection: Connection, table: Table, event: str) -> str | None:
