@@ -9,6 +9,7 @@ from __future__ import annotations
 import http.client
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, inspect, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 
@@ -126,6 +127,27 @@ class Outlet:
         with self.application.begin() as connection:
             for statement in statements:
                 connection.exec_driver_sql(statement)
+
+    def is_locked(self) -> bool:
+        """Whether somebody holds a lock that an application's write would have to wait for."""
+        if self.engine_name == "sqlite":
+            connection = sqlite3.connect(str(self.url.database), timeout=0.1, isolation_level=None)
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                return True
+            finally:
+                connection.close()
+            return False
+        with self.application.connect() as connection_, connection_.begin() as transaction:
+            try:
+                for table in inspect(connection_).get_table_names():
+                    connection_.exec_driver_sql(f"SELECT COUNT(*) FROM `{table}` FOR UPDATE NOWAIT")
+            except DBAPIError:
+                return True
+            finally:
+                transaction.rollback()
+        return False
 
     def close(self) -> None:
         self.application.dispose()
@@ -237,13 +259,20 @@ class Network:
     def apart(self, limit: float = 60.0) -> Iterator[None]:
         """Inside the block no outlet learns of another's changes: the appliers, at rest, are held by SIGSTOP."""
         self.settle(limit)
-        appliers = [p.running for name, p in self.processes.items() if name.startswith("applier.") and p.running]
-        for applier in appliers:
-            applier.send_signal(signal.SIGSTOP)
+        held = []
         try:
+            for name, outlet in self.outlets.items():
+                applier = self.processes[f"applier.{name}"].running
+                assert applier is not None
+                held.append(applier)
+                applier.send_signal(signal.SIGSTOP)
+                while outlet.is_locked():  # it was in the middle of something: try again, ever so slightly later
+                    applier.send_signal(signal.SIGCONT)
+                    time.sleep(0.03)
+                    applier.send_signal(signal.SIGSTOP)
             yield
         finally:
-            for applier in appliers:
+            for applier in held:
                 applier.send_signal(signal.SIGCONT)
 
     def dead(self) -> list[str]:
