@@ -78,6 +78,17 @@ def test_where_the_server_names_transactions_they_stay_apart(outlet: Outlet) -> 
     assert two_transactions_of_one_session(outlet) == [[["1", "2"], ["3", "4"]]]
 
 
+@pytest.mark.parametrize("engine_name", ["mariadb", "mysql"])
+def test_statements_outside_of_a_transaction_stay_apart(outlet: Outlet) -> None:
+    cutter = outlet.cutter()
+    with outlet.application.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text(product(1)))
+        connection.execute(text(product(2)))
+        connection.execute(text("UPDATE product SET stock = 9"))
+    assert cutter.poll() == 4
+    assert outlet.row_keys() == [[["1"], ["2"], ["1", "2"]]]
+
+
 @pytest.mark.parametrize("engine_name", ["mysql"])
 def test_a_user_who_may_not_read_the_names_gets_triggers_without_them(
     outlet: Outlet, servers: Servers, engine_name: str
