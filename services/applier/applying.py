@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+import msgspec
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
@@ -164,7 +165,7 @@ class Applier:
             with self._transaction() as connection:
                 entry = quarantine.find(connection, identity)
                 transaction = quarantine.transaction_of(connection, entry)
-                outcome = self._work(connection, attempt, entry.id).retry(transaction, entry.sequence)
+                outcome = self._work(connection, attempt, entry.id).retry(transaction, entry.sequence, entry.origin)
                 quarantine.settle(connection, identity, quarantine.APPLIED, self._clock())
             return outcome
         except TransientError as error:
@@ -186,7 +187,12 @@ def _incoming(delivery: Delivery, body: bytes) -> Incoming:
     batch = BatchId(delivery.origin, delivery.epoch, delivery.number)
     if digest(batch, delivery.previous, body) != delivery.digest:
         raise ProtocolError("digest", f"Batch {batch} arrived damaged.", "It is fetched again.")
-    return Incoming(delivery, body, decode_body(body))
+    try:
+        return Incoming(delivery, body, decode_body(body))
+    except msgspec.DecodeError as error:
+        what = f"Batch {delivery.number} of {delivery.origin} cannot be read: {error}."
+        todo = "Run the same version of Subak there and here; then retry."
+        return Incoming(delivery, body, (), PermanentError("unreadable", what, todo))
 
 
 def _last(connection: Connection) -> int:

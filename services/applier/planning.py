@@ -104,10 +104,17 @@ class Parsed:
     row: RowName
 
 
-def parse(transaction: Transaction, catalogue: Catalogue) -> list[Parsed]:
-    """Raises Refused `missing_table`, or PermanentError `image`, `missing_column`, `value`."""
+def parse(transaction: Transaction, catalogue: Catalogue, origin: str) -> list[Parsed]:
+    """`origin`: the outlet that sent it. Raises Refused `missing_table`, or PermanentError `origin`, `image`,
+    `missing_column`, `value`."""
     parsed = []
     for change in transaction.changes:
+        if change.stamp.origin != origin:
+            raise Refused(
+                "origin",
+                f"{origin} sent a change of {change.table} that says it was made at {change.stamp.origin}.",
+                "An outlet speaks for itself only: find out what runs there under its name.",
+            )
         table = table_of(change, catalogue)
         before = parse_image(table, change.before) if change.before is not None else None
         after = parse_image(table, change.after) if change.after is not None else None

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgspec
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
@@ -80,7 +81,8 @@ def put(
         for index, change in enumerate(transaction.changes)
         for table, key in [_row(change, catalogue)]
     ]
-    connection.execute(sa.insert(QUARANTINE_ROW), rows)
+    if rows:
+        connection.execute(sa.insert(QUARANTINE_ROW), rows)
 
 
 def _row(change: Change, catalogue: Catalogue) -> tuple[str, str]:
@@ -132,8 +134,13 @@ def body(connection: Connection, sequence: int) -> bytes:
 
 
 def transaction_of(connection: Connection, entry: Quarantined) -> Transaction:
-    """The quarantined transaction itself."""
-    return decode_body(body(connection, entry.sequence))[entry.position]
+    """The quarantined transaction itself. Raises PermanentError `unreadable`."""
+    try:
+        return decode_body(body(connection, entry.sequence))[entry.position]
+    except msgspec.DecodeError as error:
+        raise PermanentError(
+            "unreadable", f"The batch cannot be read: {error}.", "Run the newer Subak here."
+        ) from error
 
 
 def find(connection: Connection, identity: int) -> Quarantined:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from services.applier import quarantine
 from services.applier.planning import Parsed, Plan, Situation, parse, plan
@@ -15,9 +16,12 @@ from services.applier.store import Store
 from services.applier.view import Overlay
 from services.kernel.change import Transaction
 from services.kernel.dialects import Dialect
-from services.kernel.errors import PermanentError, TransientError
+from services.kernel.errors import PermanentError, SubakError, TransientError
 from services.kernel.schema import CLOUD_QUERY, CONFLICT, LEDGER, LEDGER_PART
+from services.kernel.telemetry import logger
 from services.kernel.wire.messages import MAX_PART_BYTES, Delivery, QuarantineReport
+
+log = logger("applier")
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,8 @@ class Incoming:
     delivery: Delivery
     body: bytes
     transactions: Sequence[Transaction]
+    unreadable: PermanentError | None = None
+    """Why the bytes, which arrived as they were sent, say nothing; there are no transactions then."""
 
 
 @dataclass
@@ -48,6 +54,20 @@ class Outcome:
 DUPLICATE = Outcome(duplicate=True)
 
 
+@contextmanager
+def _faults() -> Iterator[None]:
+    """A fault of this program that one transaction brings to light must not stop all others: it goes to quarantine."""
+    try:
+        yield
+    except (SubakError, SQLAlchemyError, MemoryError):
+        raise
+    except Exception as error:
+        log.exception("a fault of this program")
+        raise PermanentError(
+            "fault", f"Subak failed on this transaction: {type(error).__name__}.", "Report it; then retry."
+        ) from error
+
+
 class Work:
     """One transaction. `patient`: waits for locks. `besides`: the quarantine entry that is being tried again."""
 
@@ -62,21 +82,27 @@ class Work:
 
     def all_at_once(self, incoming: Sequence[Incoming]) -> dict[int, Outcome]:
         """The outcomes by sequence. Raises PermanentError when anything in it cannot be applied, DBAPIError."""
-        catalogue = self._situation.catalogue
-        parsed = [[parse(transaction, catalogue) for transaction in one.transactions] for one in incoming]
+        for one in incoming:
+            if one.unreadable:
+                raise one.unreadable
+        parsed = [
+            [self._parse(transaction, one.delivery.origin) for transaction in one.transactions] for one in incoming
+        ]
         self._store.prepare([change for batch in parsed for changes in batch for change in changes])
         whole = Plan()
         outcomes: dict[int, Outcome] = {}
         for one, batch in zip(incoming, parsed, strict=True):
             outcome = outcomes[one.delivery.sequence] = Outcome()
             for position, changes in enumerate(batch):
-                part, overlay = plan(changes, self._overlay, self._situation)
+                with _faults():
+                    part, overlay = plan(changes, self._overlay, self._situation)
                 self._overlay.merge(overlay)
                 whole.writes += part.writes
                 whole.versions |= part.versions
                 self._record(part, one.delivery.sequence, position)
                 outcome.add(part, len(changes))
-        self._store.execute(whole)
+        with _faults():
+            self._store.execute(whole)
         for one in incoming:
             self._note(one, outcomes[one.delivery.sequence])
         return outcomes
@@ -86,11 +112,13 @@ class Work:
         parsed: list[list[Parsed] | PermanentError] = []
         for transaction in incoming.transactions:
             try:
-                parsed.append(parse(transaction, self._situation.catalogue))
+                parsed.append(self._parse(transaction, incoming.delivery.origin))
             except PermanentError as error:
                 parsed.append(error)
         self._store.prepare([change for changes in parsed if isinstance(changes, list) for change in changes])
         outcome = Outcome()
+        if incoming.unreadable:
+            self._put_aside(Transaction("", ()), incoming.delivery, 0, incoming.unreadable, outcome)
         for position, (transaction, changes) in enumerate(zip(incoming.transactions, parsed, strict=True)):
             try:
                 if isinstance(changes, PermanentError):
@@ -98,28 +126,37 @@ class Work:
                 part = self._under_savepoint(changes, incoming.delivery.sequence, position)
                 outcome.add(part, len(changes))
             except PermanentError as error:
-                self._put_aside(transaction, incoming.delivery, position, error)
-                outcome.quarantined.append(QuarantineReport(position, error.code, error.what))
+                self._put_aside(transaction, incoming.delivery, position, error, outcome)
         self._note(incoming, outcome)
         return outcome
 
-    def retry(self, transaction: Transaction, sequence: int) -> Outcome:
+    def retry(self, transaction: Transaction, sequence: int, origin: str) -> Outcome:
         """A transaction from quarantine. Raises as `all_at_once`."""
-        changes = parse(transaction, self._situation.catalogue)
+        changes = self._parse(transaction, origin)
         self._store.prepare(changes)
-        part, _ = plan(changes, self._overlay, self._situation, again=True)
-        self._store.execute(part)
+        with _faults():
+            part, _ = plan(changes, self._overlay, self._situation, again=True)
+            self._store.execute(part)
         self._record(part, sequence, 0)
         outcome = Outcome()
         outcome.add(part, len(changes))
         return outcome
 
+    def _parse(self, transaction: Transaction, origin: str) -> list[Parsed]:
+        with _faults():
+            return parse(transaction, self._situation.catalogue, origin)
+
     def _under_savepoint(self, changes: list[Parsed], sequence: int, position: int) -> Plan:
-        part, overlay = plan(changes, self._overlay, self._situation)
+        with _faults():
+            part, overlay = plan(changes, self._overlay, self._situation)
         savepoint = self._connection.begin_nested()
         try:
-            self._store.execute(part)
+            with _faults():
+                self._store.execute(part)
             savepoint.commit()
+        except PermanentError:
+            savepoint.rollback()
+            raise
         except DBAPIError as error:
             ours = self._dialect.classify(error)
             if isinstance(ours, TransientError) and ours.code != "duplicate_key":
@@ -130,7 +167,10 @@ class Work:
         self._overlay.merge(overlay)
         return part
 
-    def _put_aside(self, transaction: Transaction, delivery: Delivery, position: int, error: PermanentError) -> None:
+    def _put_aside(
+        self, transaction: Transaction, delivery: Delivery, position: int, error: PermanentError, outcome: Outcome
+    ) -> None:
+        outcome.quarantined.append(QuarantineReport(position, error.code, error.what))
         quarantine.put(
             self._connection,
             self._dialect,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import msgspec
 
@@ -20,6 +20,13 @@ class Op(StrEnum):
     DELETE = "D"
 
 
+Time = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+"""Microseconds since 1970 UTC, as a BIGINT column holds them. Checked, like all of these, when a body is decoded."""
+
+Name = Annotated[str, msgspec.Meta(max_length=64)]
+"""The longest name of a table or an outlet: what MySQL takes, and Subak's tables hold."""
+
+
 class Stamp(NamedTuple):
     """When and where a change was made: a hybrid logical clock (Kulkarni et al., 2014), one per row.
 
@@ -27,8 +34,8 @@ class Stamp(NamedTuple):
     change always beats what its author had seen. Two stamps are compared as (time, origin); origin is an outlet's name.
     """
 
-    time: int
-    origin: str
+    time: Time
+    origin: Name
 
 
 NEVER = Stamp(0, "")
@@ -42,7 +49,7 @@ class Change(msgspec.Struct, frozen=True, array_like=True):
     `before` is None for an insert, `after` for a delete. `base` is the version that the change overwrote.
     """
 
-    table: str
+    table: Name
     op: Op
     key: str
     before: str | None

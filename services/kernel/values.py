@@ -70,7 +70,7 @@ def canonical(column: Column, wire: Any) -> Value:
     try:
         return _CANONICAL[column.kind](wire)
     except (ValueError, TypeError, ArithmeticError, binascii.Error) as error:
-        if column.loose:
+        if column.loose and (not isinstance(wire, dict | list) or list(wire) == [_BLOB]):
             return _as_it_is(wire)
         raise PermanentError(
             "value",

@@ -42,7 +42,7 @@ class Outlet:
         self.applier.refresh()
         self.sequence = 0
         self._number = 0
-        self._previous = GENESIS
+        self.previous = GENESIS
         self._seen = 0
 
     def close(self) -> None:
@@ -87,12 +87,12 @@ class Outlet:
         changes = sum(len(transaction.changes) for transaction in transactions)
         batch = Batch(
             BatchId(self.name, "e", self._number),
-            self._previous,
+            self.previous,
             encode_body(transactions),
             changes,
             len(transactions),
         )
-        self._previous = batch.digest
+        self.previous = batch.digest
         return batch
 
     def apply(self, batch: Batch, sequence: int, attempt: int = 1) -> Outcome:

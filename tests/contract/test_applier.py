@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from services.applier.applying import PATIENCE
-from services.kernel.change import NEVER, Change, Op, Stamp, Transaction
+from services.kernel.change import NEVER, Batch, BatchId, Change, Op, Stamp, Transaction
 from services.kernel.errors import PermanentError, ProtocolError, TransientError
 from tests.conftest import FreshDatabase
 from tests.contract.outlets import Outlet, Outlets, delivery_of
@@ -173,6 +173,41 @@ def test_poison_is_put_aside_and_the_rest_flows(three: Outlets) -> None:
     bali.applier.discard(waiting[0].id)
     assert [entry.id for entry in bali.applier.waiting()] == [waiting[2].id]
     assert bali.applier.totals()[1] == 1
+
+
+def test_what_nobody_can_apply_stops_nothing(outlet: Make) -> None:
+    amed, bali = outlet("amed"), outlet("bali")
+
+    def insert(sku: str, image: str, stamp: Stamp) -> Transaction:
+        return Transaction("", (Change("product", Op.INSERT, sku, None, image, stamp, NEVER),))
+
+    key = Stamp(2**41, "amed")
+    outcome = bali.apply(
+        amed.batch(
+            insert("p", '{"sku":"p"}', key),
+            insert("q", '{"sku":"q"}', Stamp(2**41, "candi")),  # speaks for another
+            insert("r", '{"sku":"r","stock":' + "9" * 30 + "}", key),  # no column holds it
+            insert("s", "[1]", key),
+            insert("t", '{"stock":1}', key),
+            insert("u", '{"sku":null}', key),
+            insert("w", '{"sku":{"nested":1}}', key),
+            Transaction("", (Change("product", Op.UPDATE, "x", None, None, key, NEVER),)),
+            insert("y", '{"sku":"y"}', key),
+        ),
+        1,
+    )
+    codes = {report.position: report.code for report in outcome.quarantined}
+    assert codes.pop(1) == "origin"
+    assert set(codes) == {2, 3, 4, 5, 6, 7}
+    assert {sku for (sku,) in bali.read("SELECT sku FROM product")} == {"a", "b", "p", "y"}
+    impossible = amed.batch(insert("v", '{"sku":"v"}', Stamp(2**64 - 1, "amed")))
+    garbage = Batch(BatchId("amed", "e", 3), amed.previous, b"\xc1garbage", 1, 1)
+    for sequence, batch in enumerate((impossible, garbage), start=2):
+        assert [report.code for report in bali.apply(batch, sequence).quarantined] == ["unreadable"]
+    for entry in bali.applier.waiting():
+        with pytest.raises(PermanentError):
+            bali.applier.retry(entry.id)
+    assert len(bali.applier.waiting()) == 9
 
 
 def test_two_keys_with_one_unique_value(three: Outlets) -> None:

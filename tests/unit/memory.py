@@ -215,7 +215,10 @@ class MemoryOutlet:
         rows, versions = dict(self.rows), dict(self.versions)
         try:
             part, _ = plan(
-                parse(transaction, CATALOGUE), self, Situation(CATALOGUE, self.name, self.clock), again=again
+                parse(transaction, CATALOGUE, transaction.changes[0].stamp.origin),
+                self,
+                Situation(CATALOGUE, self.name, self.clock),
+                again=again,
             )
             self._execute(part)
         except (PermanentError, ApplicationError):
@@ -245,7 +248,7 @@ def refers(foreign_key: ForeignKey, child: Image, parent: Image) -> bool:
 
 
 def _row_of(change: Change) -> RowName:
-    parsed: Parsed = parse(Transaction("", (change,)), CATALOGUE)[0]
+    parsed: Parsed = parse(Transaction("", (change,)), CATALOGUE, change.stamp.origin)[0]
     return parsed.row
 
 
