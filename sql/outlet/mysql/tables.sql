@@ -140,3 +140,16 @@ CREATE TABLE IF NOT EXISTS subak_quarantine_row (
     PRIMARY KEY (QuarantineId, Position),
     INDEX QuarantineRowKey (TableName, RowId)
 ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4 COLLATE = utf8mb4_bin;
+
+-- Notes of the triggers, for one row of a statement: the children that a cascading foreign key is about to delete (AfterImage is NULL) or
+-- change, which fires no trigger of theirs. Between two statements the notes mean nothing and may be deleted.
+CREATE TABLE IF NOT EXISTS subak_cascaded (
+    SessionId BIGINT UNSIGNED NOT NULL,
+    Parent VARCHAR(64) NOT NULL,
+    TableName VARCHAR(64) NOT NULL,
+    RowId BINARY(32) NOT NULL,
+    RowKey LONGTEXT NOT NULL,
+    BeforeImage LONGTEXT NOT NULL,
+    AfterImage LONGTEXT,
+    PRIMARY KEY (SessionId, Parent, TableName, RowId)
+) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4 COLLATE = utf8mb4_bin;

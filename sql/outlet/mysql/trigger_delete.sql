@@ -15,6 +15,7 @@ BEGIN
     IF @subak_applier IS NULL THEN
         SET v_now = {{now}};
         {{transaction_name}}
+        {{cascaded_rows}}
         SET v_key = {{old_key}};
         SET v_id = UNHEX(SHA2(v_key, 256));
         SET v_image = {{old_image}};

@@ -19,6 +19,7 @@ BEGIN
     IF @subak_applier IS NULL AND {{changed}}{{executed}} THEN
         SET v_now = {{now}};
         {{transaction_name}}
+        {{cascaded_rows}}
         SET v_key = {{new_key}};
         SET v_old_key = {{old_key}};
         SET v_old_image = {{old_image}};

@@ -31,7 +31,7 @@ class Mysql:
         return catalogue.read(connection, patterns)
 
     def triggers(self, connection: Connection, table: Table, catalogue: Catalogue, outlet: str) -> tuple[Trigger, ...]:
-        return triggers.triggers(connection, table, outlet)
+        return triggers.triggers(connection, table, catalogue, outlet)
 
     def installed(self, connection: Connection) -> dict[str, Trigger]:
         return triggers.installed(connection)

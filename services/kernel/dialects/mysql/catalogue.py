@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, Row
 
 from services.kernel.catalogue import Catalogue, Column, ForeignKey, Kind, Refusal, Table, folded
+from services.kernel.dialects.mysql.cascades import why_not
 from services.kernel.dialects.mysql.expressions import base_type
 from services.kernel.dialects.mysql.server import cascades_fire_triggers, is_mariadb
 from services.kernel.dialects.template import is_own_table
@@ -48,18 +49,19 @@ def read(connection: Connection, patterns: Sequence[str]) -> Catalogue:
         _foreign(connection),
         _json(connection),
     )
-    fire = cascades_fire_triggers(connection)
-    tables: list[Table] = []
+    tables: dict[str, Table] = {}
     refusals: list[Refusal] = []
     for name, engine in engines.items():
         if is_own_table(name) or not any(fnmatchcase(folded(name), folded(pattern)) for pattern in patterns):
             continue
         table = _table(name, columns[name], keys[name], foreign[name], json_columns)
-        refused = list(_refusals(table, engine, {row.name for row in columns[name] if row.expression}, fire))
+        refused = list(_refusals(table, engine, {row.name for row in columns[name] if row.expression}))
         refusals += refused
         if not refused:
-            tables.append(table)
-    return Catalogue(tuple(tables), tuple(refusals))
+            tables[folded(name)] = table
+    if not cascades_fire_triggers(connection):
+        refusals += _cascades(tables)
+    return Catalogue(tuple(tables.values()), tuple(refusals))
 
 
 def _grouped(connection: Connection, sql: str) -> _Rows:
@@ -154,7 +156,7 @@ def _foreign_keys(rows: list[Row[Any]]) -> Iterator[ForeignKey]:
         )
 
 
-def _refusals(table: Table, engine: str, computed: set[str], cascades_fire: bool) -> Iterator[Refusal]:
+def _refusals(table: Table, engine: str, computed: set[str]) -> Iterator[Refusal]:
     name = table.name
     if engine.lower() != "innodb":
         what = f"{name} is a {engine} table, which has no transactions."
@@ -179,19 +181,29 @@ def _refusals(table: Table, engine: str, computed: set[str], cascades_fire: bool
     for column_name in computed.intersection(table.key):
         what = f"{name}: the key column {column_name} is computed."
         yield Refusal(name, column_name, "key_type", what, "Make the key of columns that hold their values.")
-    for foreign_key in table.foreign_keys:
-        if foreign_key.cascades and not cascades_fire:
-            yield _cascade(name, foreign_key)
 
 
-def _cascade(table: str, foreign_key: ForeignKey) -> Refusal:
+def _cascades(tables: dict[str, Table]) -> Iterator[Refusal]:
+    """Takes out the tables whose cascading foreign keys cannot be followed, until none is left: one less may leave a child alone."""
+    while refused := [
+        (table, key, why)
+        for table in tables.values()
+        for key in table.foreign_keys
+        if key.cascades and (why := why_not(table, key, tables))
+    ]:
+        for table, key, why in refused:
+            tables.pop(folded(table.name), None)
+            yield _cascade(table.name, key, why)
+
+
+def _cascade(table: str, foreign_key: ForeignKey, why: str) -> Refusal:
     columns, parent_columns = ", ".join(foreign_key.columns), ", ".join(foreign_key.parent_columns)
     return Refusal(
         table,
         None,
         "cascade",
         f"{table}: this server changes its rows without firing its triggers when {foreign_key.parent} changes"
-        f" (foreign key {foreign_key.name}: ON DELETE {foreign_key.on_delete}, ON UPDATE {foreign_key.on_update}).",
+        f" (foreign key {foreign_key.name}: ON DELETE {foreign_key.on_delete}, ON UPDATE {foreign_key.on_update}), {why}.",
         f"ALTER TABLE {table} DROP FOREIGN KEY {foreign_key.name}; ALTER TABLE {table} ADD CONSTRAINT {foreign_key.name}"
         f" FOREIGN KEY ({columns}) REFERENCES {foreign_key.parent} ({parent_columns}); and let the application delete the rows.",
     )

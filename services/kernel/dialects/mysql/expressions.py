@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-from services.kernel.catalogue import Column, Kind, Table
+from services.kernel.catalogue import Column, Kind, Table, folded
 
 _UTC = (
     "CASE UNIX_TIMESTAMP({value}) WHEN 0 THEN '0000-00-00 00:00:00' ELSE CAST(TIMESTAMPADD("
@@ -36,8 +36,7 @@ def _number(column: Column, value: str) -> str:
     return value
 
 
-def _json_value(column: Column, alias: str) -> str:
-    value = f"{alias}.{identifier(column.name)}"
+def _json_value(column: Column, value: str) -> str:
     match column.kind:
         case Kind.INTEGER:
             return _number(column, value)
@@ -58,8 +57,12 @@ def _json_value(column: Column, alias: str) -> str:
             return f"CAST({value} AS CHAR)"
 
 
-def image_sql(table: Table, alias: str) -> str:
-    members = [f"{literal(column.name)}, {_json_value(column, alias)}" for column in table.columns]
+def image_sql(table: Table, alias: str, instead: Mapping[str, str] | None = None) -> str:
+    """`instead`: expressions, by folded name, for columns that are to have another value."""
+    members = []
+    for column in table.columns:
+        value = (instead or {}).get(folded(column.name), f"{alias}.{identifier(column.name)}")
+        members.append(f"{literal(column.name)}, {_json_value(column, value)}")
     return "JSON_OBJECT(\n            " + ",\n            ".join(members) + "\n        )"
 
 

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 
 from sqlalchemy import Connection
 
-from services.kernel.catalogue import Table
+from services.kernel.catalogue import Catalogue, Column, Table
 from services.kernel.dialects import Trigger
+from services.kernel.dialects.mysql import cascades
 from services.kernel.dialects.mysql.expressions import identifier, image_sql, key_sql, literal, same_values
-from services.kernel.dialects.mysql.server import is_mariadb, names_transactions, tells_transactions
+from services.kernel.dialects.mysql.server import (
+    cascades_fire_triggers,
+    is_mariadb,
+    names_transactions,
+    tells_transactions,
+)
 from services.kernel.dialects.template import PREFIX, render, trigger_name
 
 NOW = "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))"
@@ -20,7 +27,7 @@ _MARK = re.compile(r"BEGIN /\* Subak ([0-9a-f]{16}) \*/")
 _CREATE = re.compile(r"\ACREATE TRIGGER ")
 
 
-def triggers(connection: Connection, table: Table, outlet: str) -> tuple[Trigger, ...]:
+def triggers(connection: Connection, table: Table, catalogue: Catalogue, outlet: str) -> tuple[Trigger, ...]:
     values = {
         "table": identifier(table.name),
         "table_name": literal(table.name),
@@ -35,13 +42,24 @@ def triggers(connection: Connection, table: Table, outlet: str) -> tuple[Trigger
         "transaction_name": _transaction_name(connection),
     }
     made = []
+    follows = not cascades_fire_triggers(connection)
     for event in ("insert", "update", "delete"):
-        name = trigger_name(table.name, event)
+        cascade = cascades.cascade(table, catalogue, event.upper()) if follows and event != "insert" else None
+        rows = ""
+        if cascade:
+            changed = cascades.referenced_changed(table, catalogue) if event == "update" else "TRUE"
+            told = values | {"children_may_follow": changed, "notes": cascade.notes, "voids": cascade.voids}
+            made.append(_made(table, f"before_{event}", "trigger_cascading", told | {"event": event.upper()}))
+            rows = render("mysql", "cascaded_rows", told)
         first = _first_of_application(connection, table, event)
         order = f"PRECEDES {identifier(first)}" if first else ""
-        sql = render("mysql", f"trigger_{event}", values | {"trigger": identifier(name), "order": order})
-        made.append(Trigger(name, table.name, _marked(sql)))
+        made.append(_made(table, event, f"trigger_{event}", values | {"order": order, "cascaded_rows": rows}))
     return tuple(made)
+
+
+def _made(table: Table, which: str, template: str, values: dict[str, str]) -> Trigger:
+    name = trigger_name(table.name, which)
+    return Trigger(name, table.name, _marked(render("mysql", template, values | {"trigger": identifier(name)})))
 
 
 def _executed(table: Table) -> str:
@@ -50,9 +68,17 @@ def _executed(table: Table) -> str:
     names = {*table.key, *(name for columns in table.uniques for name in columns)}
     names |= {name for foreign_key in table.foreign_keys for name in foreign_key.columns}
     guarded = [column for column in table.columns if column.name in names]
-    key = " AND ".join(f"r.{identifier(name)} = NEW.{identifier(name)}" for name in table.key)
-    there = f"SELECT 1 FROM {identifier(table.name)} AS r WHERE {key} AND {same_values(guarded, 'r', 'NEW')}"  # noqa: S608
-    return f"\n    AND ({same_values(guarded, 'NEW', 'OLD')} OR EXISTS ({there} LOCK IN SHARE MODE))"
+    return (
+        f"\n    AND ({same_values(guarded, 'NEW', 'OLD')} OR {_is_there(table, guarded, 'NEW')})"
+        f"\n    AND ({same_values(table.key_columns, 'NEW', 'OLD')} OR NOT {_is_there(table, table.key_columns, 'OLD')})"
+    )
+
+
+def _is_there(table: Table, columns: Sequence[Column], row: str) -> str:
+    """Whether the table has a row of that key which agrees with `row` (NEW, OLD) in these columns."""
+    key = " AND ".join(f"r.{identifier(name)} = {row}.{identifier(name)}" for name in table.key)
+    there = f"SELECT 1 FROM {identifier(table.name)} AS r WHERE {key} AND {same_values(columns, 'r', row)}"  # noqa: S608
+    return f"EXISTS ({there} LOCK IN SHARE MODE)"
 
 
 def _transaction_name(connection: Connection) -> str:
