@@ -88,7 +88,8 @@ class Work:
         parsed = [
             [self._parse(transaction, one.delivery.origin) for transaction in one.transactions] for one in incoming
         ]
-        self._store.prepare([change for batch in parsed for changes in batch for change in changes])
+        with _faults():
+            self._store.prepare([change for batch in parsed for changes in batch for change in changes])
         whole = Plan()
         outcomes: dict[int, Outcome] = {}
         for one, batch in zip(incoming, parsed, strict=True):
@@ -109,32 +110,25 @@ class Work:
 
     def one_by_one(self, incoming: Incoming) -> Outcome:
         """Each transaction under a savepoint, in source order; what fails goes to quarantine, whole."""
-        parsed: list[list[Parsed] | PermanentError] = []
-        for transaction in incoming.transactions:
-            try:
-                parsed.append(self._parse(transaction, incoming.delivery.origin))
-            except PermanentError as error:
-                parsed.append(error)
-        self._store.prepare([change for changes in parsed if isinstance(changes, list) for change in changes])
         outcome = Outcome()
+        delivery = incoming.delivery
         if incoming.unreadable:
-            self._put_aside(Transaction("", ()), incoming.delivery, 0, incoming.unreadable, outcome)
-        for position, (transaction, changes) in enumerate(zip(incoming.transactions, parsed, strict=True)):
+            self._put_aside(Transaction("", ()), delivery, 0, incoming.unreadable, outcome)
+        for position, transaction in enumerate(incoming.transactions):
             try:
-                if isinstance(changes, PermanentError):
-                    raise changes
-                part = self._under_savepoint(changes, incoming.delivery.sequence, position)
+                changes = self._parse(transaction, delivery.origin)
+                part = self._under_savepoint(changes, delivery.sequence, position)
                 outcome.add(part, len(changes))
             except PermanentError as error:
-                self._put_aside(transaction, incoming.delivery, position, error, outcome)
+                self._put_aside(transaction, delivery, position, error, outcome)
         self._note(incoming, outcome)
         return outcome
 
     def retry(self, transaction: Transaction, sequence: int, origin: str) -> Outcome:
         """A transaction from quarantine. Raises as `all_at_once`."""
         changes = self._parse(transaction, origin)
-        self._store.prepare(changes)
         with _faults():
+            self._store.prepare(changes)
             part, _ = plan(changes, self._overlay, self._situation, again=True)
             self._store.execute(part)
         self._record(part, sequence, 0)
@@ -148,6 +142,7 @@ class Work:
 
     def _under_savepoint(self, changes: list[Parsed], sequence: int, position: int) -> Plan:
         with _faults():
+            self._store.prepare(changes)
             part, overlay = plan(changes, self._overlay, self._situation)
         savepoint = self._connection.begin_nested()
         try:
