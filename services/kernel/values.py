@@ -56,7 +56,7 @@ FRACTION_DIGITS = 6
 _REAL = re.compile(r"-?(\d+\.\d+(e[+-]?\d+)?|Inf)")
 """How SQLite's triggers spell a number with a point, as a JSON string."""
 
-_UUID = re.compile(r"\{?[0-9a-f]{8}(-?[0-9a-f]{4}){3}-?[0-9a-f]{12}\}?")
+_UUID = re.compile(r"\{?[0-9a-f-]+\}?")
 _INTEGER = re.compile(r"[+-]?\d+")
 _TIME = re.compile(r"(-?)(\d{1,3}):(\d{2})(?::(\d{2})(?:\.(\d+))?)?")
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
