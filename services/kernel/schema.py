@@ -272,7 +272,9 @@ def prepare(connection: Connection, dialect: Dialect, side: Side) -> None:
     Raises PermanentError `newer_schema` when a newer Subak has been here.
     """
     if inspect(connection).has_table("subak_state"):
-        found = connection.scalar(text("SELECT Value FROM subak_state WHERE Name = :name"), {"name": SCHEMA_VERSION_NAME})
+        found = connection.scalar(
+            text("SELECT Value FROM subak_state WHERE Name = :name"), {"name": SCHEMA_VERSION_NAME}
+        )
         if found is not None and int(found) > SCHEMA_VERSION:
             raise PermanentError(
                 "newer_schema",
