@@ -59,15 +59,21 @@ def decide(
             reason="It follows an insert that is quarantined, whose generated key stands for another row here.",
         )
     known = change.base == local or change.base in awaited
-    if change.stamp <= local:
-        both_deleted = change.op is Op.DELETE and version is not None and version.deleted
-        return Decision(Verdict.LOSES, conflict=not known and change.stamp != local and not both_deleted)
-    if change.op is Op.INSERT and generated_key and exists and change.base == NEVER:
+    if (
+        change.op is Op.INSERT
+        and generated_key
+        and exists
+        and change.base == NEVER
+        and change.stamp.origin != local.origin
+    ):
         return Decision(
             Verdict.REFUSED,
             code=GENERATED_KEY,
             reason="Another row was inserted here under the same generated key.",
         )
+    if change.stamp <= local:
+        both_deleted = change.op is Op.DELETE and version is not None and version.deleted
+        return Decision(Verdict.LOSES, conflict=not known and change.stamp != local and not both_deleted)
     if change.op is Op.UPDATE and not exists and version is None and change.base != NEVER and not known:
         return Decision(
             Verdict.REFUSED,

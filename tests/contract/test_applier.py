@@ -20,6 +20,8 @@ SCHEMA = (
     " code VARCHAR(20) UNIQUE, CHECK (stock >= 0))",
     "CREATE TABLE sale (id VARCHAR(20) NOT NULL PRIMARY KEY, sku VARCHAR(20), n INTEGER,"
     " CONSTRAINT sale_product FOREIGN KEY (sku) REFERENCES product (sku))",
+    "CREATE TABLE node (id INTEGER NOT NULL, parent INTEGER, PRIMARY KEY (id),"
+    " CONSTRAINT node_parent FOREIGN KEY (parent) REFERENCES node (id))",
     "INSERT INTO product (sku, name, stock, code) VALUES ('a', 'Arak', 10, 'x'), ('b', 'Brem', 10, NULL)",
 )
 TICKET = {
@@ -234,12 +236,13 @@ def test_two_rows_under_one_generated_key(three: Outlets) -> None:
     amed.write("INSERT INTO ticket (what) VALUES ('amed')")
     bali.write("INSERT INTO ticket (what) VALUES ('bali')")
     three.spread()
+    amed.write("UPDATE ticket SET what = 'amed again'")
     bali.write("UPDATE ticket SET what = 'bali again'")
     three.spread()
-    assert amed.read("SELECT what FROM ticket") == [("amed",)]
+    assert amed.read("SELECT what FROM ticket") == [("amed again",)]
     assert bali.read("SELECT what FROM ticket") == [("bali again",)]
-    assert {entry.code for entry in amed.applier.waiting()} == {"generated_key"}
-    assert len(amed.applier.waiting()) == 2
+    for outlet in (amed, bali):
+        assert [entry.code for entry in outlet.applier.waiting()] == ["generated_key"] * 2
 
 
 def test_a_child_puts_its_deleted_parent_back(three: Outlets) -> None:
@@ -262,6 +265,16 @@ def test_update_against_delete_and_reinsert(three: Outlets) -> None:
     amed.write("UPDATE product SET stock = 9 WHERE sku = 'b'")
     three.spread()
     assert [row[2] for row in three.same(PRODUCTS) if row[0] == "b"] == [9]
+
+
+def test_a_tree_is_deleted_leaves_first(three: Outlets) -> None:
+    amed, bali, _ = three.outlets
+    amed.write("INSERT INTO node (id, parent) VALUES (2, NULL), (3, 2), (4, 3), (1, 4)")
+    three.spread()
+    bali.write(*(f"DELETE FROM node WHERE id = {number}" for number in (1, 4, 3, 2)))
+    three.spread()
+    assert three.same("SELECT id FROM node") == []
+    assert not any(outlet.applier.waiting() for outlet in three.outlets)
 
 
 def test_a_swap_of_two_unique_values(three: Outlets) -> None:
