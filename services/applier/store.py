@@ -105,7 +105,11 @@ class Store:
         keys = [self._key_values(table, row) for row in rows]
         if len(table.key) == 1:
             return here.c[table.key[0]].in_([key[0] for key in keys])
-        return sa.tuple_(*(here.c[name] for name in table.key)).in_(keys)
+        # Not a tuple IN: MariaDB reads (and locks) the whole table for one.
+        columns = [here.c[name] for name in table.key]
+        return sa.or_(
+            *(sa.and_(*(column == value for column, value in zip(columns, key, strict=True))) for key in keys)
+        )
 
     def _key_values(self, table: Table, row: RowName) -> tuple[Any, ...]:
         image = key_image(table, row.key)
@@ -224,11 +228,11 @@ class Store:
 
     def _write_run(self, table: Table, kind: str, columns: tuple[str, ...], writes: list[Write]) -> None:
         target = _sql_table(table)
+        where = [target.c[name] == sa.bindparam(f"k{i}") for i, name in enumerate(table.key)]
         if kind == "delete":
-            # InnoDB checks a self-reference row by row, in the key's order, which is not the plan's.
-            alone = any(folded(key.parent) == folded(table.name) for key in table.foreign_keys)
-            for chunk in [[write.row] for write in writes] if alone else _chunks([write.row for write in writes]):
-                self._connection.execute(sa.delete(target).where(self._among(table, target, chunk)))
+            # One by one: for a list of keys an optimizer may read, and lock, rows that are not ours; and InnoDB checks a
+            # self-reference row by row, in the order of the key, which is not the plan's.
+            self._connection.execute(sa.delete(target).where(*where), [self._where(table, one.row) for one in writes])
             return
         names = [table.column(column).name for column in columns]
         rows = [
@@ -239,9 +243,8 @@ class Store:
         if kind == "insert":
             self._connection.execute(sa.insert(target).values(values), rows)
             return
-        where = [target.c[name] == sa.bindparam(f"k{i}") for i, name in enumerate(table.key)]
         for write, row in zip(writes, rows, strict=True):
-            row.update({f"k{i}": value for i, value in enumerate(self._key_values(table, write.renamed or write.row))})
+            row.update(self._where(table, write.renamed or write.row))
         if kind == "update":
             key = {folded(name) for name in table.key}
             values = {name: value for name, value in values.items() if folded(name) not in key}
@@ -251,6 +254,9 @@ class Store:
             if not values:
                 return  # every column belongs to the key: there is nothing else to set
         self._connection.execute(sa.update(target).where(*where).values(values), rows)
+
+    def _where(self, table: Table, row: RowName) -> dict[str, Any]:
+        return {f"k{i}": value for i, value in enumerate(self._key_values(table, row))}
 
     def _write_versions(self, plan: Plan, inserted: set[RowName]) -> None:
         # A row that was not here could not be locked before it was written: the version read then may be an older one.

@@ -360,7 +360,7 @@ def test_nobody_waits_for_the_applier_and_it_waits_for_nobody(outlet: Make, isol
     assert bali.apply(batch, 1).changes == 2
 
 
-@MYSQL
+@pytest.mark.parametrize("engine_name", ["mysql"])
 def test_after_enough_attempts_locks_are_waited_for(outlet: Make) -> None:
     amed, bali = outlet("amed"), outlet("bali")
     amed.write("UPDATE product SET stock = 3 WHERE sku = 'a'")

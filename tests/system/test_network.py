@@ -61,7 +61,9 @@ def test_all_outlets_write_at_once_and_converge(make_network: MakeNetwork, serve
         counts = tills.stop()
     assert counts["transactions"] > 50, counts
     _converged(network)
-    assert tills.deadlocks == {}, f"the application was made a deadlock victim: {_deadlock(servers, network, tills)}"
+    # MySQL cannot be told not to wait for the lock of a row to be inserted (README, "Where your application may notice it").
+    victims = {name for name in tills.deadlocks if network.outlets[name].engine_name != "mysql"}
+    assert victims == set(), f"the application was made a deadlock victim: {_deadlock(servers, network, tills)}"
     assert network.dead() == []
 
 
