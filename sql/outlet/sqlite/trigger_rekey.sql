@@ -3,7 +3,7 @@
 --
 -- For the DBA: see trigger_insert.sql.
 
-CREATE TRIGGER {{trigger}} AFTER UPDATE OF {{key_columns}} ON {{table}}
+CREATE TRIGGER {{trigger}} AFTER UPDATE ON {{table}}
 WHEN NOT EXISTS (SELECT 1 FROM subak_mark) AND {{new_key}} IS NOT {{old_key}}
 BEGIN
     {{null_key}}{{replaced_rows}}

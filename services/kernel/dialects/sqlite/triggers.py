@@ -109,7 +109,6 @@ def _values(table: Table, outlet: str) -> dict[str, str]:
         "old_is_there": f"EXISTS (SELECT 1 FROM {quoted} AS r WHERE {same_key(table, 'r', 'OLD')} AND {row_key} = {old_key})",  # noqa: S608
         "row_is_noted": found_again(table, "r", "subak_replaced.KeyValues"),
         "key_cause": _key_cause(table),
-        "key_columns": ", ".join(identifier(name) for name in table.key),
         "null_key": null_key,
     }
 
