@@ -21,7 +21,7 @@ SQL = named(Path(__file__).with_name("mysql.sql"))
 PACKET_BYTES = 16 * 1024 * 1024
 """Subak binds at most 1 MiB of a batch at a time; the rest is room for a row's images. It is MariaDB's default."""
 
-GUARD = "Put its body between `IF @subak_applier IS NULL THEN` and `END IF;`."
+GUARD = "Put its body between `IF COALESCE(@subak_applier, 0) = 0 THEN` and `END IF;`."
 MARK = "@subak_applier"
 
 DENIED = {1044, 1045, 1142, 1143, 1227, 1370}

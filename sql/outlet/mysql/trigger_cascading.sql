@@ -6,7 +6,7 @@
 
 CREATE TRIGGER {{trigger}} BEFORE {{event}} ON {{table}} FOR EACH ROW
 BEGIN
-    IF @subak_applier IS NULL AND {{children_may_follow}} THEN
+    IF COALESCE(@subak_applier, 0) = 0 AND {{children_may_follow}} THEN
         DELETE FROM subak_cascaded WHERE SessionId = CONNECTION_ID() AND Parent = {{table_name}};
         {{notes}}
     END IF;

@@ -12,7 +12,7 @@ BEGIN
     DECLARE v_stamp BIGINT;
     DECLARE v_base_stamp BIGINT;
     DECLARE v_base_origin VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
-    IF @subak_applier IS NULL THEN
+    IF COALESCE(@subak_applier, 0) = 0 THEN
         SET v_now = {{now}};
         {{transaction_name}}
         {{cascaded_rows}}

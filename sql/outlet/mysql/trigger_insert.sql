@@ -5,6 +5,8 @@
 -- committed rather than your transaction's snapshot. It runs before your own AFTER triggers.
 --
 -- @subak_applier is set only in the connections with which Subak itself applies changes from elsewhere: they are not captured again.
+-- It is compared with 0, not with NULL: MySQL (9.7 at least) keeps an open table's trigger as another session resolved it, and a variable that was
+-- a number there reads as 0, and not as NULL, in a session that never set it.
 
 CREATE TRIGGER {{trigger}} AFTER INSERT ON {{table}} FOR EACH ROW {{order}}
 BEGIN
@@ -15,7 +17,7 @@ BEGIN
     DECLARE v_stamp BIGINT;
     DECLARE v_base_stamp BIGINT;
     DECLARE v_base_origin VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
-    IF @subak_applier IS NULL THEN
+    IF COALESCE(@subak_applier, 0) = 0 THEN
         SET v_now = {{now}};
         {{transaction_name}}
         SET v_key = {{new_key}};

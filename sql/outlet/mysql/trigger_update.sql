@@ -16,7 +16,7 @@ BEGIN
     DECLARE v_stamp BIGINT;
     DECLARE v_base_stamp BIGINT;
     DECLARE v_base_origin VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
-    IF @subak_applier IS NULL AND {{changed}}{{executed}} THEN
+    IF COALESCE(@subak_applier, 0) = 0 AND {{changed}}{{executed}} THEN
         SET v_now = {{now}};
         {{transaction_name}}
         {{cascaded_rows}}
