@@ -8,10 +8,12 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.engine import URL
 
-from services.capture import storing
+from services.capture import storing, triggers
 from services.capture.cutting import MAX_ROWS
+from services.kernel.dialects import Purpose
 from services.kernel.errors import PermanentError
 from tests.contract.capture_outlet import Outlet, in_thread, until
+from tests.stack.servers import Servers
 
 PRODUCT = "CREATE TABLE product (id INTEGER NOT NULL PRIMARY KEY, name VARCHAR(40) NOT NULL, stock INTEGER NOT NULL)"
 SALE = (
@@ -66,11 +68,17 @@ def two_transactions_of_one_session(outlet: Outlet) -> list[list[list[str]]]:
     return outlet.row_keys()
 
 
+@pytest.mark.parametrize("engine_name", ["sqlite", "mariadb"])
 def test_where_transactions_have_no_names_what_a_session_did_between_two_polls_is_one(outlet: Outlet) -> None:
     assert two_transactions_of_one_session(outlet) == [[["1", "2", "3", "4"]]]
 
 
-@pytest.mark.parametrize("engine_name", ["mariadb"])
+@pytest.mark.parametrize("engine_name", ["mysql"])
+def test_where_the_server_names_transactions_they_stay_apart(outlet: Outlet) -> None:
+    assert two_transactions_of_one_session(outlet) == [[["1", "2"], ["3", "4"]]]
+
+
+@pytest.mark.parametrize("engine_name", ["mariadb", "mysql"])
 def test_statements_outside_of_a_transaction_stay_apart(outlet: Outlet) -> None:
     cutter = outlet.cutter()
     with outlet.application.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
@@ -79,6 +87,25 @@ def test_statements_outside_of_a_transaction_stay_apart(outlet: Outlet) -> None:
         connection.execute(text("UPDATE product SET stock = 9"))
     assert cutter.poll() == 4
     assert outlet.row_keys() == [[["1"], ["2"], ["1", "2"]]]
+
+
+@pytest.mark.parametrize("engine_name", ["mysql"])
+def test_a_user_who_may_not_read_the_names_gets_triggers_without_them(
+    outlet: Outlet, servers: Servers, engine_name: str
+) -> None:
+    user = f"clerk_{outlet.url.database}"[:32]
+    engine = outlet.dialect.engine(outlet.url.set(username=user, password="secret"), Purpose.WRITE)
+    with servers.server(engine_name)._administrator() as administrator:  # type: ignore[attr-defined]
+        administrator.execute(f"CREATE USER '{user}'@'%' IDENTIFIED BY 'secret'")
+        administrator.execute(f"GRANT ALL ON {outlet.url.database}.* TO '{user}'@'%'")
+        try:
+            report = triggers.install(engine, outlet.dialect, ("*",), outlet.name)
+            assert report.rebuilt and not report.installed
+            assert not triggers.install(engine, outlet.dialect, ("*",), outlet.name).changed
+            assert two_transactions_of_one_session(outlet) == [[["1", "2", "3", "4"]]]
+        finally:
+            engine.dispose()
+            administrator.execute(f"DROP USER '{user}'@'%'")
 
 
 @SERVERS

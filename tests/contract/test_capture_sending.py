@@ -251,7 +251,7 @@ def test_batches_are_cut_while_the_hub_is_away(outlet: Outlet) -> None:
     async def scene() -> None:
         hub = FakeHub()
         capture = Running(outlet, hub)
-        await until(lambda: bool(outlet.has_triggers()), "the triggers are there")
+        await until(outlet.has_triggers, "the triggers are there")
         for number in range(1, 4):
             await asyncio.to_thread(outlet.execute, product(number))
             await until(lambda: outlet.waiting() == 0, "it is cut")

@@ -156,6 +156,8 @@ class MysqlServer:
         with self._administrator() as cursor:
             cursor.execute(f"CREATE DATABASE `{database}` CHARACTER SET utf8mb4")
             cursor.execute(f"GRANT ALL ON `{database.replace('_', chr(92) + '_')}`.* TO '{_USER}'@'%'")
+            if self.name == "mysql":  # as the README advises: each transaction then travels by itself
+                cursor.execute(f"GRANT SELECT ON performance_schema.events_transactions_current TO '{_USER}'@'%'")
         return URL.create(
             self._drivername,
             username=_USER,

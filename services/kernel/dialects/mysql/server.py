@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 
 
 def is_mariadb(connection: Connection) -> bool:
@@ -27,3 +28,23 @@ def tells_transactions(connection: Connection) -> bool:
     https://mariadb.com/kb/en/server-system-variables/#in_transaction
     """
     return is_mariadb(connection)
+
+
+def names_transactions(connection: Connection) -> bool:
+    """Whether a trigger that this user defines can read the transaction's name: MySQL 8.0.16 and later, with the privilege.
+
+    https://dev.mysql.com/doc/refman/8.4/en/performance-schema-events-transactions-current-table.html
+    """
+    if is_mariadb(connection):
+        return False
+    try:
+        connection.exec_driver_sql(
+            "SELECT 1 FROM subak_state LIMIT 1"
+        )  # a transaction begins with its first look at a table
+        row = connection.exec_driver_sql(
+            "SELECT EVENT_ID FROM performance_schema.events_transactions_current"
+            " WHERE THREAD_ID = PS_CURRENT_THREAD_ID() AND STATE = 'ACTIVE'"
+        ).first()
+    except DBAPIError:
+        return False
+    return row is not None

@@ -15,6 +15,7 @@ from services.kernel.dialects.mysql.expressions import identifier, image_sql, ke
 from services.kernel.dialects.mysql.server import (
     cascades_fire_triggers,
     is_mariadb,
+    names_transactions,
     tells_transactions,
 )
 from services.kernel.dialects.template import PREFIX, render, trigger_name
@@ -81,6 +82,8 @@ def _is_there(table: Table, columns: Sequence[Column], row: str) -> str:
 
 
 def _transaction_name(connection: Connection) -> str:
+    if names_transactions(connection):
+        return render("mysql", "transaction_name", {})
     return render("mysql", "statement_name", {}) if tells_transactions(connection) else ""
 
 
