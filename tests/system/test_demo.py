@@ -28,7 +28,7 @@ def demo(*arguments: str, code: int = 0, temporary: Path | None = None) -> str:
         timeout=LIMIT_SECONDS,
     )
     assert result.returncode == code, f"exit code {result.returncode}\n{result.stdout}\n{result.stderr}"
-    return result.stdout
+    return result.stdout if code == 0 else result.stdout + result.stderr
 
 
 def verdicts(output: str) -> list[str]:
@@ -48,6 +48,13 @@ def test_three_outlets_on_files(scratch_path: Path) -> None:
 
 def test_five_outlets(scratch_path: Path) -> None:
     assert verdicts(demo("--seconds", SECONDS, "--outlets", "5", temporary=scratch_path)) == ["identical"] * 5
+
+
+def test_a_server_that_is_not_there_is_said(scratch_path: Path) -> None:
+    url = "mysql+pymysql://owner:secret@127.0.0.1:1/"
+    errors = demo("--database-url", url, code=2, temporary=scratch_path)
+    assert "127.0.0.1:1" in errors and "--database-url" in errors and "secret" not in errors
+    assert list(scratch_path.iterdir()) == [], "the demo has left something behind"
 
 
 @pytest.mark.parametrize("engine_name", ["mariadb", "mysql"])

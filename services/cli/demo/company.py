@@ -14,6 +14,7 @@ from sqlalchemy.engine import URL
 
 from services.cli.statements import named
 from services.kernel.dialects import dialect_for
+from services.kernel.errors import PermanentError
 
 HERE = Path(__file__).parent
 STATEMENTS = named(HERE / "till.sql")
@@ -149,6 +150,7 @@ class Site:
         self._made: list[URL] = []
 
     def create(self, index: int, shop: str) -> URL:
+        """Raises PermanentError `server`."""
         server = self._urls[index % len(self._urls)]
         if server.get_backend_name() == "sqlite":
             return URL.create("sqlite", database=str(self._folder / f"{shop}.db"))
@@ -164,6 +166,14 @@ class Site:
 
 
 def _administer(server: URL, statement: str) -> None:
-    application = Application(server.set(database=None))
-    application.script([statement])
-    application.close()
+    """Raises PermanentError `server`."""
+    try:
+        application = Application(server.set(database=None))
+        application.script([statement])
+        application.close()
+    except pymysql.MySQLError as error:
+        raise PermanentError(
+            "server",
+            f"The server of {server.render_as_string(hide_password=True)} refuses: {error}.",
+            "Give --database-url the address, user and password of one that runs and may create and drop databases.",
+        ) from error
