@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from services.applier.applying import Applier
 from services.applier.receiving import Receiver
 from services.kernel import schema
-from services.kernel.dialects import Purpose, dialect_for
+from services.kernel.dialects import Purpose, dialect_for, require_file
 from services.kernel.errors import TransientError
 from services.kernel.link import keep_linked
 from services.kernel.settings import OutletSettings, load_or_exit
@@ -28,6 +28,7 @@ async def _serve(settings: OutletSettings, stop: asyncio.Event, nudge: asyncio.E
     health = Health(link="not linked with the hub yet")
     serve_metrics(settings.metrics_listen, health)
     dialect = dialect_for(settings.database_url)
+    require_file(settings.database_url, may_be_away=True)
     engine = dialect.engine(settings.database_url, Purpose.APPLY)
     applier = Applier(engine, dialect, settings.outlet, settings.tables, _now)
     receiver = Receiver(applier, settings.outlet, health)

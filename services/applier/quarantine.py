@@ -93,7 +93,7 @@ def _row(change: Change, catalogue: Catalogue) -> tuple[str, str]:
         return change.table, change.key
     try:
         return table.name, name_of(table, parse_image(table, image)).key
-    except (PermanentError, KeyError):
+    except Exception:  # what cannot be read is what is being put aside
         return table.name, change.key
 
 

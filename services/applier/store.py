@@ -25,7 +25,10 @@ from services.kernel.schema import QUARANTINE, QUARANTINE_ROW, VERSION
 from services.kernel.values import Image, key_image, parse_image
 
 CHUNK_ROWS = 500
-"""Keys named in one statement: with eight key columns still far below SQLite's 32,766 variables."""
+"""Keys named in one statement: a list that every engine's planner still turns into look-ups by primary key."""
+
+CHUNK_PARAMETERS = 2_000
+"""Of one statement: SQL Server takes 2,100."""
 
 
 Item = TypeVar("Item")
@@ -85,21 +88,22 @@ class Store:
                 .select_from(here)
                 .where(self._among(table, here, chunk))
                 .order_by(*(here.c[name] for name in table.key))
-                .with_for_update(read=share, nowait=not self._patient)
-                .with_hint(here, "FORCE INDEX (PRIMARY)", "mysql")
-                .with_hint(here, "FORCE INDEX (PRIMARY)", "mariadb")
             )
-            found = set(self._connection.scalars(query))
+            found = set(self._connection.scalars(self._locking(query, here, share=share)))
             # A collation may find a row under another spelling of its key; for a foreign key that is as good.
             alike = {_alike(key) for key in found} if share else set()
             for row in chunk:
                 self._exists[row] = row.key in found or _alike(row.key) in alike
 
+    def _locking(self, query: sa.Select[Any], here: sa.FromClause, *, share: bool) -> sa.Select[Any]:
+        return self._dialect.locking(query, here, share=share, patient=self._patient)
+
     def _by_table(self, rows: Iterable[RowName]) -> Iterator[tuple[Table, Sequence[RowName]]]:
         """The rows in the order of tables and keys, in chunks of one table each."""
         for name, group in groupby(sorted(rows), lambda row: row.table):
-            for chunk in _chunks(list(group)):
-                yield self._table(name), chunk
+            table = self._table(name)
+            for chunk in _chunks(list(group), min(CHUNK_ROWS, CHUNK_PARAMETERS // len(table.key))):
+                yield table, chunk
 
     def _among(self, table: Table, here: sa.FromClause, rows: Sequence[RowName]) -> sa.ColumnElement[bool]:
         keys = [self._key_values(table, row) for row in rows]
@@ -112,15 +116,22 @@ class Store:
         )
 
     def _key_values(self, table: Table, row: RowName) -> tuple[Any, ...]:
+        """As expressions of the key columns' types."""
+        return tuple(
+            self._dialect.compared(column, value)
+            for column, value in zip(table.key_columns, self._bound_key(table, row), strict=True)
+        )
+
+    def _bound_key(self, table: Table, row: RowName) -> list[Any]:
         image = key_image(table, row.key)
-        return tuple(self._dialect.bind(column, image[folded(column.name)]) for column in table.key_columns)
+        return [self._dialect.bind(column, image[folded(column.name)]) for column in table.key_columns]
 
     def _read_versions(self, rows: Iterable[RowName], *, lock: bool = False) -> None:
         for table, chunk in self._by_table(rows):
             names = {self._dialect.row_id(row.key): row for row in chunk}
             query = sa.select(VERSION).where(VERSION.c.TableName == table.name, VERSION.c.RowId.in_(sorted(names)))
             if lock:
-                query = query.order_by(VERSION.c.RowId).with_for_update(nowait=not self._patient)
+                query = self._locking(query.order_by(VERSION.c.RowId), VERSION, share=False)
             self._versions.update(dict.fromkeys(chunk))
             for found in self._connection.execute(query):
                 stamp, base = Stamp(found.Stamp, found.Origin), Stamp(found.BaseStamp, found.BaseOrigin)
@@ -197,7 +208,7 @@ class Store:
             .where(self._among(table, here, [row]))
         )
         found = self._connection.scalar(query)
-        return parse_image(table, self._dialect.wire_image(found)) if found is not None else None
+        return parse_image(table, self._dialect.wire_image(found, table)) if found is not None else None
 
     def references(self, table: Table, image: Image) -> Iterable[Reference]:
         if name_of(table, image) in self._childless:
@@ -206,14 +217,17 @@ class Store:
         for child, foreign_key in self._catalogue.children(table):
             here = _aliased(child)
             pairs = list(zip(foreign_key.columns, foreign_key.parent_columns, strict=True))
-            values = [self._dialect.bind(child.column(c), image[folded(p)]) for c, p in pairs]
+            values = [
+                self._dialect.compared(child.column(c), self._dialect.bind(child.column(c), image[folded(p)]))
+                for c, p in pairs
+            ]
             query: sa.Select[Any] = (
                 sa.select(sa.literal_column(self._dialect.image_sql(child, "r")))
                 .select_from(here)
                 .where(*(here.c[c] == value for (c, _), value in zip(pairs, values, strict=True)))
             )
             for text in self._connection.scalars(query):
-                child_image = parse_image(child, self._dialect.wire_image(text))
+                child_image = parse_image(child, self._dialect.wire_image(text, child))
                 found.append(Reference(child, foreign_key, name_of(child, child_image)))
         return found
 
@@ -228,20 +242,27 @@ class Store:
 
     def _write_run(self, table: Table, kind: str, columns: tuple[str, ...], writes: list[Write]) -> None:
         target = _sql_table(table)
-        where = [target.c[name] == sa.bindparam(f"k{i}") for i, name in enumerate(table.key)]
+        where = [
+            target.c[column.name] == self._dialect.compared(column, sa.bindparam(f"k{i}"))
+            for i, column in enumerate(table.key_columns)
+        ]
         if kind == "delete":
             # One by one: for a list of keys an optimizer may read, and lock, rows that are not ours; and InnoDB checks a
             # self-reference row by row, in the order of the key, which is not the plan's.
             self._connection.execute(sa.delete(target).where(*where), [self._where(table, one.row) for one in writes])
             return
-        names = [table.column(column).name for column in columns]
+        named = [table.column(column) for column in columns]
+        names = [column.name for column in named]
         rows = [
             {f"v{i}": self._dialect.bind(table.column(c), (write.image or {})[c]) for i, c in enumerate(columns)}
             for write in writes
         ]
-        values: dict[str, Any] = {name: sa.bindparam(f"v{i}") for i, name in enumerate(names)}
+        values: dict[str, Any] = {
+            column.name: self._dialect.written(column, sa.bindparam(f"v{i}")) for i, column in enumerate(named)
+        }
         if kind == "insert":
-            self._connection.execute(sa.insert(target).values(values), rows)
+            with self._dialect.inserting(self._connection, table):
+                self._connection.execute(sa.insert(target).values(values), rows)
             return
         for write, row in zip(writes, rows, strict=True):
             row.update(self._where(table, write.renamed or write.row))
@@ -256,11 +277,12 @@ class Store:
         self._connection.execute(sa.update(target).where(*where).values(values), rows)
 
     def _where(self, table: Table, row: RowName) -> dict[str, Any]:
-        return {f"k{i}": value for i, value in enumerate(self._key_values(table, row))}
+        return {f"k{i}": value for i, value in enumerate(self._bound_key(table, row))}
 
     def _write_versions(self, plan: Plan, inserted: set[RowName]) -> None:
         # A row that was not here could not be locked before it was written: the version read then may be an older one.
-        seen = {row: self._versions[row] for row in plan.versions if row in inserted and row in self._versions}
+        suspect = inserted if self._dialect.locks_what_it_reads else {write.row for write in plan.writes}
+        seen = {row: self._versions[row] for row in plan.versions if row in suspect and row in self._versions}
         self._read_versions(seen, lock=True)
         if any(self._versions[row] != version for row, version in seen.items()):
             raise TransientError("raced", "The application wrote the same row at the same moment.")
@@ -277,22 +299,15 @@ class Store:
             }
             for row, (table, version) in plan.versions.items()
         ]
-        # REPLACE is an upsert by the only key this table has, and both engines' drivers send it in bulk.
         for chunk in _chunks(records):
-            self._connection.execute(_REPLACE_VERSION, chunk)
+            for statement in self._dialect.replace_version:
+                self._connection.execute(sa.text(statement), chunk)
         for row, (_, version) in plan.versions.items():
             self._versions[row] = version
         for write in plan.writes:
             self._exists[write.row] = write.image is not None
             if write.renamed:
                 self._exists[write.renamed] = False
-
-
-_REPLACE_VERSION = sa.text(
-    # The names are the schema's own.
-    f"REPLACE INTO subak_version ({', '.join(column.name for column in VERSION.c)}) "  # noqa: S608
-    f"VALUES ({', '.join(':' + column.name for column in VERSION.c)})"
-)
 
 
 def _run(write: Write) -> tuple[Table, str, tuple[str, ...]]:
@@ -303,7 +318,8 @@ def _run(write: Write) -> tuple[Table, str, tuple[str, ...]]:
 
 
 def _sql_table(table: Table) -> sa.TableClause:
-    return sa.table(table.name, *(sa.column(column.name) for column in table.columns))
+    columns: list[sa.ColumnClause[Any]] = [sa.column(column.name) for column in table.columns]
+    return sa.table(table.bare_name, *columns, schema=table.schema)
 
 
 def _aliased(table: Table) -> sa.FromClause:
@@ -314,6 +330,6 @@ def _alike(key: str) -> str:
     return key.casefold().rstrip(" ")
 
 
-def _chunks(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
-    for start in range(0, len(items), CHUNK_ROWS):
-        yield items[start : start + CHUNK_ROWS]
+def _chunks(items: Sequence[Item], size: int = CHUNK_ROWS) -> Iterator[Sequence[Item]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]

@@ -157,6 +157,13 @@ class Work:
             if isinstance(ours, TransientError) and ours.code != "duplicate_key":
                 raise
             savepoint.rollback()
+            if isinstance(ours, TransientError):
+                raise PermanentError(
+                    ours.code,
+                    f"Another row here has that primary key, as this database compares keys. ({ours.what})",
+                    "Keys that differ in case, accents or blanks only are one key to some collations: give one of the rows another key,"
+                    " or the column a collation that tells them apart; then retry.",
+                ) from error
             raise PermanentError(ours.code, ours.what, ours.todo) from error
         self._record(part, sequence, position)
         self._overlay.merge(overlay)

@@ -72,7 +72,7 @@ class Cutter:
         self._last = None  # an error leaves open whether the last commit happened: then it is read again
         with self._database.snapshot() as connection:
             found = units(reading.waiting(connection))
-        reads = reading.transactions(found, self._images, self._outlet, self._database.dialect.wire_image)
+        reads = reading.transactions(found, self._images, self._outlet, self._wire_image)
         changes = 0
         for batch in batches(reads):
             last = self._store(last, batch)
@@ -81,6 +81,13 @@ class Cutter:
                 break
         self._last = last
         return changes
+
+    def _wire_image(self, table: str, image: str) -> str:
+        dialect = self._database.dialect
+        if not dialect.needs_table(image):
+            return dialect.wire_image(image, None)
+        with self._database.snapshot() as connection:  # seldom: between an ALTER TABLE and the renewal of the triggers
+            return dialect.wire_image(image, dialect.catalogue(connection, ("*",)).table(table))
 
     def _store(self, last: Position, batch: Sequence[Read]) -> Position:
         with self._database.transaction() as connection:

@@ -24,6 +24,9 @@ READ_ROWS = 1_000
 STREAM_ROWS = 100
 """Rows taken from a result at a time: large images do not add up unseen."""
 
+WireImage = Callable[[str, str], str]
+"""(name of the table, image) to the image as it goes on the wire."""
+
 _WAITING = select(CLOUD_QUERY.c.Id, CLOUD_QUERY.c.TransactionId, CLOUD_QUERY.c.SessionId).where(
     CLOUD_QUERY.c.ExportFlag == 0, CLOUD_QUERY.c.BatchNumber.is_(None)
 )
@@ -85,7 +88,7 @@ class Images:
 
 
 def transactions(
-    units: Sequence[Unit], images: Callable[[Sequence[int]], list[Any]], outlet: str, wire_image: Callable[[str], str]
+    units: Sequence[Unit], images: Callable[[Sequence[int]], list[Any]], outlet: str, wire_image: WireImage
 ) -> Iterator[Read]:
     """The units with their images, in their order; `outlet` is the origin of their stamps.
 
@@ -112,14 +115,14 @@ def _size(row: Any) -> int:
     return len(row[3]) + len(row[4] or "") + len(row[5] or "")
 
 
-def _change(row: Any, outlet: str, wire_image: Callable[[str], str]) -> Change:
+def _change(row: Any, outlet: str, wire_image: WireImage) -> Change:
     _, table, op, key, before, after, stamp, base_stamp, base_origin, paired = row
     return Change(
         table,
         _OPS[op],
-        key,
-        None if before is None else wire_image(before),
-        None if after is None else wire_image(after),
+        key.encode("utf-8", "surrogateescape").decode("utf-8", "replace"),  # SQLite's may be any bytes
+        None if before is None else wire_image(table, before),
+        None if after is None else wire_image(table, after),
         Stamp(stamp, outlet),
         Stamp(base_stamp, base_origin),
         bool(paired),

@@ -17,7 +17,7 @@ from services.capture.progress import Progress
 from services.capture.sending import Sender
 from services.capture.triggers import Report
 from services.kernel.catalogue import Refusal
-from services.kernel.dialects import dialect_for
+from services.kernel.dialects import dialect_for, require_file
 from services.kernel.errors import PermanentError, TransientError
 from services.kernel.link import keep_linked
 from services.kernel.settings import OutletSettings
@@ -51,6 +51,7 @@ class Service:
 
     async def run(self) -> None:
         """Until the service is told to stop. Raises PermanentError when somebody must act first."""
+        require_file(self._settings.database_url, may_be_away=True)
         serve_metrics(self._settings.metrics_listen, self.health)
         try:
             await self._serve()

@@ -13,10 +13,12 @@ from services.cli.console import explain
 from services.cli.demo.command import command as demo
 from services.cli.doctor.command import command as doctor
 from services.cli.querylog.command import command as log
-from services.kernel.errors import SubakError
+from services.kernel.errors import PermanentError, SubakError
 
 FAILED = 2
 """Exit code when a command could not do what it was asked to; the reason stands on standard error."""
+
+FAULT_CHARACTERS = 300
 
 app = typer.Typer(
     help="Keeps the databases of many outlets the same: every outlet may write, every outlet ends up with the same rows.",
@@ -49,6 +51,15 @@ def main() -> int:
         explain(error)
     except KeyboardInterrupt:
         return 130
+    except Exception as error:
+        said = f"{type(error).__name__}: {str(error)[:FAULT_CHARACTERS]}"
+        explain(
+            PermanentError(
+                "fault",
+                f"This command failed in a way that nobody thought of: {said}",
+                "Check its arguments and settings; else report it.",
+            )
+        )
     return FAILED
 
 

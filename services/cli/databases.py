@@ -6,16 +6,15 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
-from sqlalchemy import Connection, Engine, inspect, make_url, select
+from sqlalchemy import Connection, Engine, make_url, select
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from services.hub.queue import Queue
-from services.kernel.dialects import Dialect, Purpose, dialect_for
+from services.kernel.dialects import Dialect, Purpose, dialect_for, require_file
 from services.kernel.errors import PermanentError
-from services.kernel.schema import STATE
+from services.kernel.schema import STATE, is_prepared
 from services.kernel.settings import HubDatabaseSettings, OutletDatabaseSettings, load_or_exit
 
 HUB_VARIABLE = "SUBAK_HUB_DATABASE_URL"
@@ -70,8 +69,7 @@ def opened(url: URL, purpose: Purpose = Purpose.READ) -> Iterator[tuple[Engine, 
     Raises PermanentError `no_database` for an SQLite file that is not there: opening it would make an empty one.
     """
     dialect = dialect_for(url)
-    if dialect.name == "sqlite" and url.database and not Path(url.database).exists():
-        raise PermanentError("no_database", f"There is no file {url.database}.", "Correct the path in the URL.")
+    require_file(url)
     engine = dialect.engine(url, purpose)
     try:
         yield engine, dialect
@@ -118,7 +116,7 @@ def connected(url: URL, purpose: Purpose = Purpose.READ) -> Iterator[tuple[Conne
 
 def require_prepared(connection: Connection, url: URL) -> None:
     """Raises PermanentError `not_prepared` where Subak's own tables are missing."""
-    if not inspect(connection).has_table(STATE.name):
+    if not is_prepared(connection):
         raise PermanentError(
             "not_prepared",
             f"There are no tables of Subak in {shown(url)}.",
@@ -137,7 +135,7 @@ def outlet_name(engine: Engine, settings: OutletDatabaseSettings) -> str:
     if settings.outlet:
         return settings.outlet
     with engine.connect() as connection:
-        known = state(connection, "outlet") if inspect(connection).has_table(STATE.name) else None
+        known = state(connection, "outlet") if is_prepared(connection) else None
     if known is None:
         raise PermanentError("setting", "The outlet has no name yet.", "Set SUBAK_OUTLET to it.")
     return known

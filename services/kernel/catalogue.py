@@ -64,6 +64,7 @@ class ForeignKey:
 @dataclass(frozen=True)
 class Table:
     name: str
+    """Its name for all outlets. On SQL Server a table outside of dbo is called `schema.table`."""
     columns: tuple[Column, ...]
     """All columns that are carried, key columns included, in the table's order; computed ones are left out."""
     key: tuple[str, ...]
@@ -71,6 +72,13 @@ class Table:
     foreign_keys: tuple[ForeignKey, ...] = ()
     uniques: tuple[tuple[str, ...], ...] = ()
     """Column sets of unique constraints and unique indexes other than the primary key."""
+    schema: str | None = None
+    """The schema it is in, where the engine has several in one database."""
+
+    @property
+    def bare_name(self) -> str:
+        """Its name within its schema."""
+        return self.name.removeprefix(f"{self.schema}.")
 
     def column(self, name: str) -> Column:
         """Raises KeyError when there is none of that (folded) name."""

@@ -19,13 +19,15 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    insert,
     inspect,
+    select,
     text,
 )
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.types import NullType, TypeEngine
 
-from services.kernel.dialects import Dialect
+from services.kernel.dialects import Dialect, dialect_for
 from services.kernel.errors import PermanentError
 
 SQL = Path(__file__).resolve().parents[2] / "sql"
@@ -258,6 +260,7 @@ HUB_QUARANTINED = _table(
 )
 
 TABLES = {Side.OUTLET: _outlet, Side.HUB: _hub}
+_STATES = {side: metadata.tables["subak_state"] for side, metadata in TABLES.items()}
 
 
 def statements(path: Path) -> list[str]:
@@ -266,15 +269,20 @@ def statements(path: Path) -> list[str]:
     return [part.strip() for part in "\n".join(lines).split(";\n") if part.strip().rstrip(";")]
 
 
+def is_prepared(connection: Connection) -> bool:
+    """Whether Subak's own tables are in this database, the hub's or an outlet's."""
+    there: bool = inspect(connection).has_table("subak_state", schema=dialect_for(connection.engine.url).schema)
+    return there
+
+
 def prepare(connection: Connection, dialect: Dialect, side: Side) -> None:
     """Creates Subak's tables where missing and upgrades older ones in place. Safe to call at every start, and by two at once.
 
     Raises PermanentError `newer_schema` when a newer Subak has been here.
     """
-    if inspect(connection).has_table("subak_state"):
-        found = connection.scalar(
-            text("SELECT Value FROM subak_state WHERE Name = :name"), {"name": SCHEMA_VERSION_NAME}
-        )
+    state = _STATES[side]
+    if is_prepared(connection):
+        found = connection.scalar(select(state.c.Value).where(state.c.Name == SCHEMA_VERSION_NAME))
         if found is not None and int(found) > SCHEMA_VERSION:
             raise PermanentError(
                 "newer_schema",
@@ -287,10 +295,7 @@ def prepare(connection: Connection, dialect: Dialect, side: Side) -> None:
         connection.execute(text(statement.rstrip(";").replace(":", r"\:")))
     connection.commit()
     try:
-        connection.execute(
-            text("INSERT INTO subak_state (Name, Value) VALUES (:name, :value)"),
-            {"name": SCHEMA_VERSION_NAME, "value": str(SCHEMA_VERSION)},
-        )
+        connection.execute(insert(state).values(Name=SCHEMA_VERSION_NAME, Value=str(SCHEMA_VERSION)))
     except IntegrityError:  # somebody else, starting at the same time, was here first
         connection.rollback()
     connection.commit()

@@ -53,6 +53,9 @@ _BLOB = "blob"
 FRACTION_DIGITS = 6
 """Microseconds: what every engine's application can hold (MySQL's limit)."""
 
+DECIMAL_DIGITS = 1_000
+"""More than any engine's decimal has; written out, a greater exponent would fill the memory."""
+
 _REAL = re.compile(r"-?(\d+\.\d+(e[+-]?\d+)?|Inf)")
 """How SQLite's triggers spell a number with a point, as a JSON string."""
 
@@ -185,6 +188,8 @@ def _decimal(value: Any) -> str:
         raise ValueError("not a decimal number") from error
     if not number.is_finite():
         raise ValueError("not a finite number")
+    if abs(number.adjusted()) > DECIMAL_DIGITS or abs(int(number.as_tuple().exponent)) > DECIMAL_DIGITS:
+        raise ValueError(f"a number of more than {DECIMAL_DIGITS} digits")
     text = format(number, "f")
     if "." in text:
         text = text.rstrip("0").rstrip(".")

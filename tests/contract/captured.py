@@ -112,7 +112,9 @@ class Captured:
         ]
 
     def image(self, table: str, image: str | None) -> Image | None:
-        return None if image is None else parse_image(self.table(table), self.dialect.wire_image(image))
+        return (
+            None if image is None else parse_image(self.table(table), self.dialect.wire_image(image, self.table(table)))
+        )
 
     def rows(self, table: str) -> dict[str, Image]:
         """What the table holds, by row key, as `image_sql` and `key_sql` read it."""

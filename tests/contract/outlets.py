@@ -73,7 +73,10 @@ class Outlet:
                 row.TableName,
                 Op(row.Operation),
                 row.RowKey,
-                *(self.dialect.wire_image(image) if image else None for image in (row.BeforeImage, row.AfterImage)),
+                *(
+                    self.dialect.wire_image(image, None) if image else None
+                    for image in (row.BeforeImage, row.AfterImage)
+                ),
                 Stamp(row.Stamp, self.name),
                 Stamp(row.BaseStamp, row.BaseOrigin),
                 bool(row.Paired),

@@ -93,7 +93,7 @@ def test_elsewhere_it_is_refused(fresh_database: FreshDatabase, engine_name: str
         image = connection.exec_driver_sql("SELECT AfterImage FROM CloudQuery").scalar_one()
     table = strict.table("thing")
     with pytest.raises(PermanentError) as caught:
-        strict.dialect.bind(table.column("c"), parse_image(table, loose.dialect.wire_image(image))["c"])
+        strict.dialect.bind(table.column("c"), parse_image(table, loose.dialect.wire_image(image, table))["c"])
     assert caught.value.code == "value"
     for outlet in (loose, strict):
         outlet.close()

@@ -27,7 +27,7 @@ def test_images_in_pieces_make_the_units_in_their_order(owners: list[int], rando
         assert list(ids) == sorted(ids)
         return [row(row_id) for row_id in ids[: random.randint(1, len(ids))]]
 
-    reads = list(transactions(found, some, "jakarta", str.upper))
+    reads = list(transactions(found, some, "jakarta", lambda _table, image: image.upper()))
     assert [(read.transaction.label, list(read.ids)) for read in reads] == [
         (unit.label, list(unit.ids)) for unit in found
     ]
@@ -36,7 +36,9 @@ def test_images_in_pieces_make_the_units_in_their_order(owners: list[int], rando
 
 
 def test_a_row_becomes_a_change() -> None:
-    read = next(transactions(units([Waiting(5, None, 1)]), lambda ids: [row(5)], "jakarta", str.upper))
+    read = next(
+        transactions(units([Waiting(5, None, 1)]), lambda ids: [row(5)], "jakarta", lambda _table, image: image.upper())
+    )
     (change,) = read.transaction.changes
     assert (change.table, change.op, change.before, change.after) == ("product", Op.INSERT, None, "IMAGE 5")
     assert (change.stamp, change.base, change.paired) == (Stamp(1_005, "jakarta"), Stamp(7, "bandung"), False)
@@ -50,7 +52,7 @@ def test_a_large_unit_is_asked_for_in_pieces() -> None:
         return [row(row_id) for row_id in ids]
 
     found = units(Waiting(row_id, "one", 1) for row_id in range(1, 2 * READ_ROWS + 2))
-    (read,) = transactions(found, images, "jakarta", str)
+    (read,) = transactions(found, images, "jakarta", lambda _table, image: image)
     assert len(read.transaction.changes) == 2 * READ_ROWS + 1
     assert asked == [READ_ROWS, READ_ROWS, 1]
 

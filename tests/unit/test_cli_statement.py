@@ -34,6 +34,9 @@ class Quoting:
     def identifier(self, name: str) -> str:
         return f"`{name}`"
 
+    def relation(self, table: Table) -> str:
+        return self.identifier(table.name)
+
 
 DIALECT = cast(Dialect, Quoting())
 
@@ -95,8 +98,8 @@ def test_a_column_that_is_not_here_is_shown_as_it_came() -> None:
     ],
 )
 def test_literals(kind: Kind, value: Value, expected: str) -> None:
-    assert literal(Column("c", kind), value, backslashes=False) == expected
+    assert literal(Column("c", kind), value, "sqlite") == expected
 
 
 def test_long_values_are_cut() -> None:
-    assert len(literal(Column("c", Kind.BINARY), b"x" * 10_000, backslashes=False)) < VALUE_CHARACTERS + 10
+    assert len(literal(Column("c", Kind.BINARY), b"x" * 10_000, "sqlite")) < VALUE_CHARACTERS + 10

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from itertools import chain, groupby
 from operator import itemgetter
 
-from sqlalchemy import Connection, func, inspect, select
+from sqlalchemy import Connection, func, select
 from sqlalchemy.engine import URL
 
 from services.cli.compare.common import DIGEST_BYTES, Common, Digest, common
@@ -23,7 +23,7 @@ from services.cli.databases import connected, shown, state
 from services.kernel.catalogue import Catalogue, Table, folded
 from services.kernel.dialects import Dialect
 from services.kernel.errors import PermanentError
-from services.kernel.schema import CLOUD_QUERY, QUARANTINE, QUARANTINE_ROW
+from services.kernel.schema import CLOUD_QUERY, QUARANTINE, QUARANTINE_ROW, is_prepared
 from services.kernel.values import Image
 
 FETCH_ROWS = 1000
@@ -104,11 +104,11 @@ class _Side:
     """(folded table, row key)"""
 
     def images(self, table: Table, common: Common) -> Iterator[Image]:
-        image, name = self.dialect.image_sql(table, "t"), self.dialect.identifier(table.name)
+        image, name = self.dialect.image_sql(table, "t"), self.dialect.relation(table)
         sql = f"SELECT {image} FROM {name} AS t"  # noqa: S608 - identifiers of the local catalogue
         options = {"stream_results": True, "no_parameters": True, "yield_per": FETCH_ROWS}
         for (text,) in self.connection.exec_driver_sql(sql, execution_options=options):
-            yield common.image(self.dialect.wire_image(text))
+            yield common.image(self.dialect.wire_image(text, table))
 
 
 def compare(urls: Sequence[URL], patterns: Sequence[str] = ("*",)) -> Comparison:
@@ -125,7 +125,7 @@ def compare(urls: Sequence[URL], patterns: Sequence[str] = ("*",)) -> Comparison
 
 
 def _side(url: URL, connection: Connection, dialect: Dialect, patterns: Sequence[str]) -> _Side:
-    prepared = inspect(connection).has_table(QUARANTINE.name)
+    prepared = is_prepared(connection)
     name, waiting, quarantined = None, 0, frozenset[tuple[str, str]]()
     if prepared:
         name = state(connection, "outlet")

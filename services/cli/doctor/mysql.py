@@ -57,7 +57,8 @@ def examine(connection: Connection, dialect: Dialect, catalogue: Catalogue) -> I
         "drop_column",
         "DROP COLUMN",
         "A trigger here names the table's columns: after a DROP or RENAME COLUMN the application's writes would fail.",
-        "Change columns so: `subak triggers remove`, ALTER TABLE, `subak triggers install`, at every outlet.",
+        "Change columns so: stop capture and the application, `subak triggers remove`, ALTER TABLE, "
+        "`subak triggers install`, start both; at every outlet.",
     )
 
 

@@ -74,12 +74,29 @@ class OutletLog:
         rows = [row for row in connection.execute(query) if row.Id not in self._seen]
         self._seen.update(row.Id for row in rows)
         rows.sort(key=lambda row: int(row.Id))
-        transaction = Transaction("", tuple(_change(row, self._outlet) for row in rows))
+        transaction = Transaction("", tuple(self._change(row) for row in rows))
         status = {change: _sent(row) for change, row in zip(transaction.changes, rows, strict=True)}
         return [
             Entry(change.stamp.time, sql, status[change], self._outlet)
             for change, sql in statements(transaction, self._catalogue, self._dialect)
         ]
+
+    def _change(self, row: Row[tuple[object, ...]]) -> Change:
+        table = self._catalogue.table(row.TableName)
+        before, after = (
+            None if image is None else self._dialect.wire_image(image, table)
+            for image in (row.BeforeImage, row.AfterImage)
+        )
+        return Change(
+            row.TableName,
+            Op(row.Operation),
+            row.RowKey,
+            before,
+            after,
+            Stamp(row.Stamp, self._outlet),
+            Stamp(row.BaseStamp, row.BaseOrigin),
+            bool(row.Paired),
+        )
 
 
 def _conflicts(connection: Connection, sequence: int) -> Conflicts:
@@ -102,16 +119,3 @@ def _sent(row: Row[tuple[object, ...]]) -> str:
     if row.ExportFlag:
         return "sent"
     return "waiting" if row.BatchNumber is None else "sending"
-
-
-def _change(row: Row[tuple[object, ...]], outlet: str) -> Change:
-    return Change(
-        row.TableName,
-        Op(row.Operation),
-        row.RowKey,
-        row.BeforeImage,
-        row.AfterImage,
-        Stamp(row.Stamp, outlet),
-        Stamp(row.BaseStamp, row.BaseOrigin),
-        bool(row.Paired),
-    )

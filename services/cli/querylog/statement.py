@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 
 from services.kernel.catalogue import Catalogue, Column, Kind, Table, folded
@@ -10,6 +11,8 @@ from services.kernel.change import Change, Op, Transaction
 from services.kernel.dialects import Dialect
 from services.kernel.errors import SubakError
 from services.kernel.values import Image, Value, parse_image
+
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 VALUE_CHARACTERS = 200
 """Of one value; the rest is cut off, since a photo is no reading matter."""
@@ -44,7 +47,7 @@ class _Writer:
     def __init__(self, dialect: Dialect, table: Table) -> None:
         self._table = table
         self._dialect = dialect
-        self._name = dialect.identifier(table.name)
+        self._name = dialect.relation(table)
 
     def insert(self, image: Image) -> str:
         columns = [self._table.column(name) for name in image]
@@ -71,24 +74,28 @@ class _Writer:
         )
 
     def _literal(self, column: Column, value: Value) -> str:
-        return literal(column, value, backslashes=self._dialect.name == "mysql")
+        return literal(column, value, self._dialect.name)
 
 
-def literal(column: Column, value: Value, *, backslashes: bool) -> str:
-    """A canonical value as an SQL literal; `backslashes`: the engine takes one in a string for an escape."""
+def literal(column: Column, value: Value, engine: str) -> str:
+    """A canonical value as an SQL literal of that engine."""
     if value is None:
         return "NULL"
     if isinstance(value, bool):
         return "1" if value else "0"
     if isinstance(value, bytes):
-        return f"X'{_cut(value.hex())}'"
+        return f"0x{_cut(value.hex())}" if engine == "mssql" else f"X'{_cut(value.hex())}'"
     if isinstance(value, int | float) or column.kind is Kind.DECIMAL:
         return str(value)
     text = _cut(value).replace("'", "''")
-    return "'" + (text.replace("\\", "\\\\") if backslashes else text) + "'"
+    if engine == "mssql":
+        return f"N'{text}'"
+    return "'" + (text.replace("\\", "\\\\") if engine == "mysql" else text) + "'"
 
 
 def _cut(text: str) -> str:
+    """Shortened, and without characters that tell a terminal what to do."""
+    text = _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
     return text if len(text) <= VALUE_CHARACTERS else f"{text[:VALUE_CHARACTERS]}…"
 
 

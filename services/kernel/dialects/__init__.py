@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, Protocol
 
-from sqlalchemy import Connection, Engine, make_url
+from sqlalchemy import ColumnElement, Connection, Engine, FromClause, Select, make_url
 from sqlalchemy.engine import URL
 
 from services.kernel.catalogue import Catalogue, Column, Table
@@ -42,6 +44,18 @@ class Dialect(Protocol):
     @property
     def name(self) -> str:
         """The folder under `sql/outlet` and `sql/hub`."""
+
+    @property
+    def schema(self) -> str | None:
+        """Where Subak's own tables are: a schema of their own, or with the application's."""
+
+    @property
+    def locks_what_it_reads(self) -> bool:
+        """Whether `locking` holds a row for certain. If not, versions are looked at again after the rows were written."""
+
+    @property
+    def replace_version(self) -> Sequence[str]:
+        """Statements that, run in their order with the same parameters, put rows into subak_version, or in the place of those there."""
 
     @property
     def one_writer(self) -> bool:
@@ -79,6 +93,23 @@ class Dialect(Protocol):
     def identifier(self, name: str) -> str:
         """`name` quoted for use in a statement."""
 
+    def relation(self, table: Table) -> str:
+        """The table's name for use in a statement: quoted, with its schema."""
+
+    def locking(self, query: Select[Any], here: FromClause, *, share: bool, patient: bool) -> Select[Any]:
+        """`query`, which reads rows of the one table `here`, so that they are locked until the transaction ends: against
+        deletion and changes of the key (`share`), or against any write. Unless `patient`, a lock that another holds is an error at once.
+        """
+
+    def compared(self, column: Column, value: Any) -> ColumnElement[Any]:
+        """A value that `bind` gave, or a bind parameter for one, as an expression to compare the column with."""
+
+    def written(self, column: Column, value: Any) -> ColumnElement[Any]:
+        """The same, as an expression to write into the column."""
+
+    def inserting(self, connection: Connection, table: Table) -> AbstractContextManager[None]:
+        """Around INSERTs that give generated keys themselves: the generator goes on afterwards where it stood."""
+
     def image_sql(self, table: Table, alias: str) -> str:
         """An SQL expression: the JSON image of the row `alias` (NEW, OLD, or a table alias) of `table`; `wire_image` finishes it.
 
@@ -88,8 +119,11 @@ class Dialect(Protocol):
     def key_sql(self, table: Table, alias: str) -> str:
         """An SQL expression: the row key (`values.row_key`) of the row `alias` of `table`."""
 
-    def wire_image(self, image: str) -> str:
-        """The image as it goes on the wire, from the text that `image_sql` gave."""
+    def wire_image(self, image: str, table: Table | None) -> str:
+        """The image as it goes on the wire, from the text that `image_sql` or a trigger gave. See `needs_table`."""
+
+    def needs_table(self, image: str) -> bool:
+        """Whether `wire_image` must be given the table as it is now: a trigger older than the table has spelled the image."""
 
     def row_id(self, row_key: str) -> Any:
         """`RowId`, which stands for that row key in the version table: its SHA-256, or the key itself."""
@@ -110,6 +144,16 @@ class Dialect(Protocol):
         """
 
 
+def require_file(url: URL, *, may_be_away: bool = False) -> None:
+    """Raises PermanentError `no_database` for an SQLite file that is not there: opening it would make an empty one.
+
+    `may_be_away`: where its folder is missing too, it is not mounted yet, and nothing would be made.
+    """
+    path = Path(url.database or "") if url.get_backend_name() == "sqlite" else None
+    if path and not path.exists() and (path.parent.is_dir() or not may_be_away):
+        raise PermanentError("no_database", f"There is no file {url.database}.", "Correct the path in the URL.")
+
+
 def dialect_for(url: str | URL) -> Dialect:
     """Raises PermanentError `engine` for an engine that is not supported."""
     backend = make_url(url).get_backend_name()
@@ -121,8 +165,12 @@ def dialect_for(url: str | URL) -> Dialect:
         from services.kernel.dialects.mysql import MYSQL
 
         return MYSQL
+    if backend == "mssql":
+        from services.kernel.dialects.mssql import MSSQL
+
+        return MSSQL
     raise PermanentError(
         "engine",
         f"{backend} is not an engine that Subak knows.",
-        "Use a URL that starts with mysql+pymysql://, mariadb+pymysql:// or sqlite:///.",
+        "Use a URL that starts with mssql+pyodbc://, mysql+pymysql://, mariadb+pymysql:// or sqlite:///.",
     )

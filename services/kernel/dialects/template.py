@@ -26,6 +26,12 @@ def _template(engine: str, name: str) -> str:
     return _LEADING_COMMENTS.sub("", (SQL / engine / f"{name}.sql").read_text("utf-8")).strip()
 
 
+def statements(engine: str, name: str) -> tuple[str, ...]:
+    """The statements of a file whose placeholders are values to be bound, as `:name`."""
+    text = _PLACEHOLDER.sub(r":\1", _template(engine, name))
+    return tuple(part.strip().rstrip(";") for part in text.split(";\n") if part.strip().rstrip(";"))
+
+
 def render(engine: str, name: str, values: Mapping[str, str]) -> str:
     """The template with its placeholders replaced, once: what a value holds is never looked at again.
 

@@ -9,11 +9,10 @@ from __future__ import annotations
 import math
 import re
 import struct
-from datetime import datetime, timedelta
-from decimal import ROUND_HALF_UP, Decimal
 
 from services.kernel.catalogue import Column, Kind
 from services.kernel.dialects.mysql.expressions import base_type
+from services.kernel.dialects.rounding import rounded
 from services.kernel.errors import PermanentError
 from services.kernel.values import Value
 
@@ -47,7 +46,7 @@ def _text(column: Column, value: str) -> str:
         if digits > column.scale:
             raise _refused(column, f"has {digits} decimal places")
     if column.kind in (Kind.TIME, Kind.DATETIME) and "." in value:
-        return _rounded(value, column.precision or 0)
+        return rounded(value, column.precision or 0)
     return value
 
 
@@ -63,27 +62,6 @@ def _float(column: Column, value: float) -> float:
     if kept != value:
         raise _refused(column, "has more digits than the column keeps: make it a DOUBLE")
     return value
-
-
-def _rounded(text: str, digits: int) -> str:
-    """A canonical time or datetime with its fraction in at most `digits` digits."""
-    whole, _, fraction = text.partition(".")
-    if len(fraction.rstrip("0")) <= digits:
-        return text
-    steps = int(Decimal(f"0.{fraction}").scaleb(digits).to_integral_value(ROUND_HALF_UP))
-    carried, steps = divmod(steps, 10**digits)
-    if carried:
-        whole = _second_later(whole)
-    return f"{whole}.{steps:0{digits}}" if digits else whole
-
-
-def _second_later(whole: str) -> str:
-    if " " in whole:
-        return (datetime.fromisoformat(whole) + timedelta(seconds=1)).isoformat(sep=" ")
-    sign, clock = ("-", whole[1:]) if whole.startswith("-") else ("", whole)
-    hours, minutes, seconds = (int(part) for part in clock.split(":"))
-    total = hours * 3600 + minutes * 60 + seconds + 1
-    return f"{sign}{total // 3600:02}:{total // 60 % 60:02}:{total % 60:02}"
 
 
 def _length(column: Column) -> int | None:

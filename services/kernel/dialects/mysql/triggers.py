@@ -134,7 +134,7 @@ def same(wanted: Trigger, there: Trigger) -> bool:
 
 
 def _marked(sql: str) -> str:
-    return sql.replace("BEGIN", f"BEGIN /* Subak {hashlib.sha256(sql.encode()).hexdigest()[:16]} */", 1)
+    return sql.replace("\nBEGIN\n", f"\nBEGIN /* Subak {hashlib.sha256(sql.encode()).hexdigest()[:16]} */\n", 1)
 
 
 def _execute(connection: Connection, sql: str) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import ColumnElement, Connection, Engine, FromClause, Select, literal
 from sqlalchemy.engine import URL
 
 from services.kernel.catalogue import Catalogue, Column, Table
 from services.kernel.dialects import Purpose, Trigger
 from services.kernel.dialects.sqlite import binding, catalogue, connecting, errors, expressions, triggers
+from services.kernel.dialects.template import statements
 from services.kernel.errors import SubakError
 from services.kernel.values import Value
 
@@ -18,6 +21,9 @@ class Sqlite:
     """See `services.kernel.dialects.Dialect` for what each of these promises."""
 
     name = "sqlite"
+    schema = None
+    locks_what_it_reads = True
+    replace_version = statements("sqlite", "replace_version")
     one_writer = True
 
     def engine(self, url: URL, purpose: Purpose, *, lock_seconds: float = 1.0) -> Engine:
@@ -47,14 +53,32 @@ class Sqlite:
     def identifier(self, name: str) -> str:
         return expressions.identifier(name)
 
+    def relation(self, table: Table) -> str:
+        return self.identifier(table.name)
+
+    def locking(self, query: Select[Any], here: FromClause, *, share: bool, patient: bool) -> Select[Any]:
+        return query  # BEGIN IMMEDIATE has locked the whole database
+
+    def compared(self, column: Column, value: Any) -> ColumnElement[Any]:
+        return value if isinstance(value, ColumnElement) else literal(value)
+
+    def written(self, column: Column, value: Any) -> ColumnElement[Any]:
+        return self.compared(column, value)
+
+    def inserting(self, connection: Connection, table: Table) -> AbstractContextManager[None]:
+        return nullcontext()  # SQLite's next rowid is the greatest plus one, whoever gave that
+
     def image_sql(self, table: Table, alias: str) -> str:
         return expressions.image_sql(table, alias)
 
     def key_sql(self, table: Table, alias: str) -> str:
         return expressions.key_sql(table, alias)
 
-    def wire_image(self, image: str) -> str:
+    def wire_image(self, image: str, table: Table | None) -> str:
         return expressions.wire_image(image)
+
+    def needs_table(self, image: str) -> bool:
+        return False
 
     def row_id(self, row_key: str) -> str:
         return row_key

@@ -10,11 +10,13 @@ from __future__ import annotations
 import base64
 import json
 import re
+from typing import Any
 
 from services.kernel.catalogue import Column, Kind, Table
 from services.kernel.dialects.sqlite.binding import has_text_affinity
 
 _HEX = re.compile(r':\{"hex":"([0-9A-F]*)"\}')
+_NOT_UTF8 = re.compile("[\udc80-\udcff]")
 _DEPTH = 50
 """Terms joined without parentheses: SQLite's parser takes expressions 1000 deep, a table may have 2000 columns."""
 
@@ -63,8 +65,22 @@ def image_sql(table: Table, alias: str) -> str:
     return "(" + _joined([*members, "'}'"], "||") + ")"
 
 
+def _blob(value: Any) -> Any:
+    if isinstance(value, str) and _NOT_UTF8.search(value):
+        return {"blob": value.encode("utf-8", "surrogateescape").hex().upper()}
+    return value
+
+
 def wire_image(image: str) -> str:
-    """Blobs as base64. The raw text `:{"hex":"` cannot stand inside a JSON string: a quote is escaped there."""
+    """Blobs as base64. The raw text `:{"hex":"` cannot stand inside a JSON string: a quote is escaped there.
+
+    A text that is not UTF-8 becomes the blob that it is: only a column that holds anything takes it, any other refuses it.
+    """
+    if _NOT_UTF8.search(image):
+        row = json.loads(image)
+        image = json.dumps(
+            {name: _blob(value) for name, value in row.items()}, ensure_ascii=False, separators=(",", ":")
+        )
     if ':{"hex":"' not in image:
         return image
     return _HEX.sub(lambda found: f':"{base64.b64encode(bytes.fromhex(found[1])).decode("ascii")}"', image)

@@ -1,0 +1,85 @@
+"""SQL Server connections through pyodbc, each set up for one purpose when it is made, and marked in every transaction of the applier's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyodbc
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine import URL
+
+from services.kernel.dialects import Purpose
+from services.kernel.dialects.mssql import server
+
+SCHEMA = "subak"
+"""Where Subak's own tables are: SQLAlchemy puts it before the names that `services.kernel.schema` gives."""
+
+MARK = "0x537562616B2D6170706C696572000000"
+"""'Subak-applier' as CONTEXT_INFO of the session: the triggers do nothing while it is there."""
+
+NO_MARK = "0x00"
+
+CONNECT_SECONDS = 10
+"""A server that does not answer by then is taken for unreachable."""
+
+pyodbc.pooling = False
+"""The driver manager's own pool would hand a session that is marked to whoever asks next."""
+
+
+NO_TRANSACTION = "(3903)"
+
+
+def _rollback(connection: Any) -> None:
+    """An error may have ended the transaction already: that must not hide it behind another."""
+    try:
+        connection.rollback()
+    except pyodbc.Error as error:
+        if NO_TRANSACTION not in str(error):
+            raise
+
+
+def engine(url: URL, purpose: Purpose, lock_seconds: float) -> Engine:
+    """See `Dialect.engine`. A URL without a driver gets Microsoft's."""
+    query = dict(url.query)
+    query.setdefault("driver", "ODBC Driver 18 for SQL Server")
+    made = create_engine(
+        url.set(drivername="mssql+pyodbc", query=query),
+        connect_args={"timeout": CONNECT_SECONDS},
+        execution_options={"schema_translate_map": {None: SCHEMA}},
+        use_insertmanyvalues=False,  # its ORDER BY says nothing that we need, and not every server takes it
+    )
+    made.dialect.do_rollback = _rollback  # type: ignore[method-assign, assignment]
+    settings = [
+        f"SET LOCK_TIMEOUT {int(lock_seconds * 1000)}",
+        "SET DEADLOCK_PRIORITY LOW",  # when one of two must go it is Subak, never the application
+        "SET XACT_ABORT OFF",
+        "SET ANSI_NULLS, ANSI_PADDING, ANSI_WARNINGS, ARITHABORT, CONCAT_NULL_YIELDS_NULL, QUOTED_IDENTIFIER ON",
+        "SET DATEFORMAT ymd",
+    ]
+
+    def set_up(connection: Any, _record: Any) -> None:
+        cursor = connection.cursor()
+        for setting in settings:
+            cursor.execute(setting)
+        isolation = "READ COMMITTED"
+        if purpose is Purpose.READ and server.allows_snapshots(cursor):
+            isolation = "SNAPSHOT"
+        connection.commit()
+        cursor.execute(f"SET TRANSACTION ISOLATION LEVEL {isolation}")
+        cursor.close()
+        connection.commit()
+
+    def on_begin(connection: Connection) -> None:
+        connection.exec_driver_sql(f"SET CONTEXT_INFO {MARK}")
+
+    def on_reset(connection: Any, _record: Any, _state: Any) -> None:
+        """A session that goes back to our pool is nobody's until its next transaction."""
+        cursor = connection.cursor()
+        cursor.execute(f"SET CONTEXT_INFO {NO_MARK}")
+        cursor.close()
+
+    event.listen(made, "connect", set_up)
+    if purpose is Purpose.APPLY:
+        event.listen(made, "begin", on_begin)
+        event.listen(made, "reset", on_reset)
+    return made

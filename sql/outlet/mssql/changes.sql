@@ -1,0 +1,9 @@
+-- Part of the trigger: the rows that changed, as they were and as they are.
+
+INSERT INTO @change (RowKey, RowId, BeforeImage, AfterImage)
+        SELECT COALESCE(n.RowKey, o.RowKey), COALESCE(n.RowKey, o.RowKey) + N'|', o.Image, n.Image
+        FROM (SELECT {{key}} COLLATE Latin1_General_BIN2 AS RowKey, {{image}} COLLATE Latin1_General_BIN2 AS Image FROM inserted AS r) AS n
+        FULL OUTER JOIN (
+            SELECT {{key}} COLLATE Latin1_General_BIN2 AS RowKey, {{image}} COLLATE Latin1_General_BIN2 AS Image FROM deleted AS r
+        ) AS o ON n.RowKey + N'|' = o.RowKey + N'|'
+        WHERE n.RowKey IS NULL OR o.RowKey IS NULL OR n.Image <> o.Image;
