@@ -172,5 +172,5 @@ def dialect_for(url: str | URL) -> Dialect:
     raise PermanentError(
         "engine",
         f"{backend} is not an engine that Subak knows.",
-        "Use a URL that starts with mssql+pyodbc://, mysql+pymysql://, mariadb+pymysql:// or sqlite:///.",
+        "Use a URL that starts with mysql+pymysql://, mariadb+pymysql:// or sqlite:///.",
     )
