@@ -165,10 +165,6 @@ def dialect_for(url: str | URL) -> Dialect:
         from services.kernel.dialects.mysql import MYSQL
 
         return MYSQL
-    if backend == "mssql":
-        from services.kernel.dialects.mssql import MSSQL
-
-        return MSSQL
     raise PermanentError(
         "engine",
         f"{backend} is not an engine that Subak knows.",
