@@ -24,7 +24,10 @@ from services.kernel.environment import given, unknown
 from services.kernel.tls import TlsFault, TlsSettings, check_tls
 from services.kernel.wire.messages import OUTLET_NAME
 
-DRIVERS = {"mysql": "pymysql", "mariadb": "pymysql", "sqlite": "pysqlite"}
+DRIVERS = {"mssql": "pyodbc", "mysql": "pymysql", "mariadb": "pymysql", "sqlite": "pysqlite"}
+
+OUTLETS_ONLY = {"mssql"}
+"""Engines that the hub does not keep its queue in."""
 
 TLS_FILES = {"ca": "SUBAK_TLS_CA", "cert": "SUBAK_TLS_CERT", "key": "SUBAK_TLS_KEY"}
 TLS = ("SUBAK_TLS", *TLS_FILES.values())
@@ -92,6 +95,16 @@ def _database_url(text: Any) -> URL:
     return url.set(drivername=f"{backend}+{DRIVERS[backend]}")
 
 
+def _hub_database_url(text: Any) -> URL:
+    url = _database_url(text)
+    if url.get_backend_name() in OUTLETS_ONLY:
+        raise _Refused(
+            "The hub keeps its queue in MySQL, MariaDB or SQLite; SQL Server is for outlets.",
+            "Set it to mysql+pymysql://user:password@host:3306/database or sqlite:////path/to/file.db.",
+        )
+    return url
+
+
 def _outlet(text: Any) -> str:
     if not re.search(OUTLET_NAME, str(text)):
         raise _Refused(
@@ -130,6 +143,7 @@ def _file(text: Any) -> Path:
 ListenAddress = Annotated[Address, BeforeValidator(_address)]
 DialledAddress = Annotated[Address, BeforeValidator(_dialled)]
 DatabaseUrl = Annotated[URL, BeforeValidator(_database_url)]
+HubDatabaseUrl = Annotated[URL, BeforeValidator(_hub_database_url)]
 Outlet = Annotated[str, BeforeValidator(_outlet)]
 Globs = Annotated[tuple[str, ...], BeforeValidator(_globs)]
 Enrol = Annotated[bool, BeforeValidator(_enrol)]
@@ -147,7 +161,7 @@ class Settings(BaseModel):
 
 class HubDatabaseSettings(Settings):
     variables = {"database_url": "SUBAK_HUB_DATABASE_URL"}
-    database_url: DatabaseUrl
+    database_url: HubDatabaseUrl
 
 
 class HubSettings(HubDatabaseSettings):

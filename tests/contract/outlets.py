@@ -15,6 +15,7 @@ from services.kernel.change import GENESIS, Batch, BatchId, Change, Op, Stamp, T
 from services.kernel.dialects import Purpose, dialect_for
 from services.kernel.schema import CLOUD_QUERY
 from services.kernel.wire.messages import Delivery
+from tests.stack.application import application_engine
 
 
 class Outlet:
@@ -24,7 +25,7 @@ class Outlet:
         self.name = name
         self.url = url
         self.dialect = dialect_for(url)
-        self.application = sa.create_engine(url, poolclass=sa.NullPool)
+        self.application = application_engine(url)
         self.write(*lines)
         own = self.dialect.engine(url, Purpose.WRITE)
         with own.connect() as connection:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from sqlalchemy import create_engine, inspect, text
+from sqlalchemy import inspect, text
 from sqlalchemy.engine import URL
+
+from tests.stack.application import application_engine
 
 
 def test_fresh_database_is_empty_and_writable(database_url: URL) -> None:
-    engine = create_engine(database_url)
+    engine = application_engine(database_url)
     with engine.begin() as connection:
         assert inspect(connection).get_table_names() == []
-        connection.execute(text("CREATE TABLE word (id INTEGER PRIMARY KEY, text VARCHAR(20))"))
-        connection.execute(text("INSERT INTO word VALUES (1, :text)"), {"text": "sawah 🌾"})
+        connection.execute(text("CREATE TABLE word (id INTEGER PRIMARY KEY, said VARCHAR(20))"))
+        connection.execute(text("INSERT INTO word VALUES (1, :said)"), {"said": "sawah 🌾"})
     with engine.connect() as connection:
-        assert connection.scalar(text("SELECT text FROM word")) == "sawah 🌾"
+        assert connection.scalar(text("SELECT said FROM word")) == "sawah 🌾"
     engine.dispose()

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import pyodbc
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.engine import URL
 
+from tests.stack.words import in_tsql
+
 SQLITE_BUSY_SECONDS = 60
-MYSQL_LOCK_SECONDS = 60
+LOCK_SECONDS = 60
 
 
 def application_engine(url: URL, *, isolation: str | None = None) -> Engine:
@@ -26,9 +29,37 @@ def application_engine(url: URL, *, isolation: str | None = None) -> Engine:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
 
         return engine
+    if url.get_backend_name() == "mssql":
+        return _mssql_engine(url, isolation or "READ COMMITTED")
     options: dict[str, Any] = {"isolation_level": isolation} if isolation else {}
-    init = f"SET SESSION innodb_lock_wait_timeout = {MYSQL_LOCK_SECONDS}"
+    init = f"SET SESSION innodb_lock_wait_timeout = {LOCK_SECONDS}"
     return create_engine(url, connect_args={"init_command": init}, pool_pre_ping=True, **options)
+
+
+def _mssql_engine(url: URL, isolation: str) -> Engine:
+    """`OUTPUT` without INTO, which SQLAlchemy would use for generated keys, is refused on a table with triggers."""
+    engine = create_engine(url, isolation_level=isolation, use_insertmanyvalues=False)
+    engine.dialect.do_rollback = _mssql_rollback  # type: ignore[method-assign, assignment]
+
+    @event.listens_for(engine, "connect")
+    def _configure(connection: Any, _record: Any) -> None:
+        connection.execute(f"SET LOCK_TIMEOUT {LOCK_SECONDS * 1000}")
+        connection.commit()
+
+    @event.listens_for(engine, "before_cursor_execute", retval=True)
+    def _translate(_c: Any, _cursor: Any, statement: str, values: Any, _context: Any, _many: bool) -> tuple[str, Any]:
+        return in_tsql(statement), values
+
+    return engine
+
+
+def _mssql_rollback(connection: Any) -> None:
+    """Some errors have ended the transaction already."""
+    try:
+        connection.rollback()
+    except pyodbc.Error as error:
+        if "(3903)" not in str(error):
+            raise
 
 
 def reading_engine(url: URL) -> Engine:
@@ -45,6 +76,8 @@ def reading_engine(url: URL) -> Engine:
             connection.exec_driver_sql("BEGIN")
 
         return engine
+    if url.get_backend_name() == "mssql":
+        return _mssql_engine(url, "SNAPSHOT")
     return create_engine(
         url,
         isolation_level="REPEATABLE READ",

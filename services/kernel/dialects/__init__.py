@@ -165,8 +165,12 @@ def dialect_for(url: str | URL) -> Dialect:
         from services.kernel.dialects.mysql import MYSQL
 
         return MYSQL
+    if backend == "mssql":
+        from services.kernel.dialects.mssql import MSSQL
+
+        return MSSQL
     raise PermanentError(
         "engine",
         f"{backend} is not an engine that Subak knows.",
-        "Use a URL that starts with mysql+pymysql://, mariadb+pymysql:// or sqlite:///.",
+        "Use a URL that starts with mssql+pyodbc://, mysql+pymysql://, mariadb+pymysql:// or sqlite:///.",
     )

@@ -1,7 +1,7 @@
 -- Part of the trigger: the rows that changed, as they were and as they are.
 
 INSERT INTO @change (RowKey, RowId, BeforeImage, AfterImage)
-        SELECT COALESCE(n.RowKey, o.RowKey), COALESCE(n.RowKey, o.RowKey) + N'|', o.Image, n.Image
+        SELECT COALESCE(n.RowKey, o.RowKey), LEFT(COALESCE(n.RowKey, o.RowKey) + N'|', 700), o.Image, n.Image
         FROM (SELECT {{key}} COLLATE Latin1_General_BIN2 AS RowKey, {{image}} COLLATE Latin1_General_BIN2 AS Image FROM inserted AS r) AS n
         FULL OUTER JOIN (
             SELECT {{key}} COLLATE Latin1_General_BIN2 AS RowKey, {{image}} COLLATE Latin1_General_BIN2 AS Image FROM deleted AS r

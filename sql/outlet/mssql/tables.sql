@@ -10,6 +10,10 @@
 -- indexed view and no computed column, which would fail the writes of sessions with old SET options. Locks are not escalated.
 -- Names are compared byte by byte (Latin1_General_BIN2). Times are microseconds since 1970, UTC.
 
+-- Two of Subak's services may start at the same moment: in a transaction the second one waits for the first one's commit.
+IF @@TRANCOUNT > 0
+    EXEC sp_getapplock @Resource = 'subak.tables', @LockMode = 'Exclusive', @LockOwner = 'Transaction', @LockTimeout = 20000;
+
 IF SCHEMA_ID('subak') IS NULL
     EXEC ('CREATE SCHEMA subak');
 
@@ -31,7 +35,7 @@ IF OBJECT_ID('subak.CloudQuery') IS NULL
         Id BIGINT NOT NULL DEFAULT (NEXT VALUE FOR subak.subak_change_id) PRIMARY KEY,
         TransactionId NVARCHAR(64) COLLATE Latin1_General_BIN2 NULL,
         SessionId BIGINT NOT NULL,
-        TableName NVARCHAR(260) COLLATE Latin1_General_BIN2 NOT NULL,
+        TableName NVARCHAR(150) COLLATE Latin1_General_BIN2 NOT NULL,
         Operation NCHAR(1) COLLATE Latin1_General_BIN2 NOT NULL,
         RowKey NVARCHAR(MAX) COLLATE Latin1_General_BIN2 NOT NULL,
         BeforeImage NVARCHAR(MAX) COLLATE Latin1_General_BIN2 NULL,
@@ -44,19 +48,18 @@ IF OBJECT_ID('subak.CloudQuery') IS NULL
         ExportFlag SMALLINT NOT NULL DEFAULT 0,
         CONSTRAINT CloudQueryComplete CHECK (
             (Operation = 'I' OR BeforeImage IS NOT NULL) AND (Operation = 'D' OR AfterImage IS NOT NULL)
-        )
+        ),
+        CONSTRAINT CloudQueryWaiting UNIQUE NONCLUSTERED (ExportFlag, BatchNumber, Id)
     );
 
-IF NOT EXISTS (SELECT 1 FROM sys.indexes WHERE object_id = OBJECT_ID('subak.CloudQuery') AND name = 'CloudQueryWaiting')
-    CREATE INDEX CloudQueryWaiting ON subak.CloudQuery (ExportFlag, BatchNumber, Id);
-
 -- The last change that won each row, be it local or from elsewhere.
--- RowId is the row key with a bar behind it, so that no two are equal but for trailing blanks. A deleted row's version (a tombstone)
--- keeps its last image. The primary key is the only index; it is not clustered, for then it may have 1,700 bytes.
+-- RowId is the row key with a bar behind it, so that no two are equal but for trailing blanks; at most 700 characters, since all
+-- columns of a key together may have 1,700 bytes: Subak refuses tables whose keys or names are longer. A deleted row's version (a tombstone)
+-- keeps its last image. The primary key is the only index; it is not clustered, for then it might have only 900 bytes.
 IF OBJECT_ID('subak.subak_version') IS NULL
     CREATE TABLE subak.subak_version (
-        TableName NVARCHAR(260) COLLATE Latin1_General_BIN2 NOT NULL,
-        RowId NVARCHAR(800) COLLATE Latin1_General_BIN2 NOT NULL,
+        TableName NVARCHAR(150) COLLATE Latin1_General_BIN2 NOT NULL,
+        RowId NVARCHAR(700) COLLATE Latin1_General_BIN2 NOT NULL,
         Stamp BIGINT NOT NULL,
         Origin NVARCHAR(64) COLLATE Latin1_General_BIN2 NOT NULL,
         BaseStamp BIGINT NOT NULL,
@@ -127,7 +130,7 @@ IF OBJECT_ID('subak.subak_conflict') IS NULL
     CREATE TABLE subak.subak_conflict (
         Id BIGINT NOT NULL DEFAULT (NEXT VALUE FOR subak.subak_conflict_id) PRIMARY KEY,
         Sequence BIGINT NOT NULL,
-        TableName NVARCHAR(260) COLLATE Latin1_General_BIN2 NOT NULL,
+        TableName NVARCHAR(150) COLLATE Latin1_General_BIN2 NOT NULL,
         RowKey NVARCHAR(MAX) COLLATE Latin1_General_BIN2 NOT NULL,
         [Rule] NVARCHAR(32) COLLATE Latin1_General_BIN2 NOT NULL,
         Winner NVARCHAR(16) COLLATE Latin1_General_BIN2 NOT NULL,
@@ -153,24 +156,20 @@ IF OBJECT_ID('subak.subak_quarantine') IS NULL
         State NVARCHAR(16) COLLATE Latin1_General_BIN2 NOT NULL,
         Attempts INT NOT NULL,
         QuarantinedAt BIGINT NOT NULL,
-        DecidedAt BIGINT NULL
+        DecidedAt BIGINT NULL,
+        CONSTRAINT QuarantineState UNIQUE NONCLUSTERED (State, Id)
     );
-
-IF NOT EXISTS (SELECT 1 FROM sys.indexes WHERE object_id = OBJECT_ID('subak.subak_quarantine') AND name = 'QuarantineState')
-    CREATE INDEX QuarantineState ON subak.subak_quarantine (State, Id);
 
 -- The rows that each quarantined transaction would have changed: what differs from the other outlets, by key.
 IF OBJECT_ID('subak.subak_quarantine_row') IS NULL
     CREATE TABLE subak.subak_quarantine_row (
         QuarantineId BIGINT NOT NULL,
         Position INT NOT NULL,
-        TableName NVARCHAR(260) COLLATE Latin1_General_BIN2 NOT NULL,
-        RowId NVARCHAR(800) COLLATE Latin1_General_BIN2 NOT NULL,
+        TableName NVARCHAR(150) COLLATE Latin1_General_BIN2 NOT NULL,
+        RowId NVARCHAR(700) COLLATE Latin1_General_BIN2 NOT NULL,
         RowKey NVARCHAR(MAX) COLLATE Latin1_General_BIN2 NOT NULL,
         Stamp BIGINT NOT NULL,
         Origin NVARCHAR(64) COLLATE Latin1_General_BIN2 NOT NULL,
-        PRIMARY KEY (QuarantineId, Position)
+        PRIMARY KEY (QuarantineId, Position),
+        CONSTRAINT QuarantineRowKey UNIQUE NONCLUSTERED (TableName, RowId, QuarantineId, Position)
     );
-
-IF NOT EXISTS (SELECT 1 FROM sys.indexes WHERE object_id = OBJECT_ID('subak.subak_quarantine_row') AND name = 'QuarantineRowKey')
-    CREATE INDEX QuarantineRowKey ON subak.subak_quarantine_row (TableName, RowId);

@@ -22,7 +22,7 @@ BEGIN
     DECLARE @paired SMALLINT = 0;
     DECLARE @change TABLE (
         RowKey NVARCHAR(MAX) COLLATE Latin1_General_BIN2 NOT NULL,
-        RowId NVARCHAR(800) COLLATE Latin1_General_BIN2 NOT NULL,
+        RowId NVARCHAR(700) COLLATE Latin1_General_BIN2 NOT NULL,
         BeforeImage NVARCHAR(MAX) COLLATE Latin1_General_BIN2 NULL,
         AfterImage NVARCHAR(MAX) COLLATE Latin1_General_BIN2 NULL
     );

@@ -92,7 +92,7 @@ class Mssql:
         return image.startswith(expressions.ANY)
 
     def row_id(self, row_key: str) -> str:
-        return f"{row_key}|"
+        return f"{row_key}|"[:700]
 
     def bind(self, column: Column, value: Value) -> Value:
         return binding.bind(column, value)

@@ -99,7 +99,7 @@ def _columns(connection: Connection) -> _Rows:
         "SELECT c.object_id AS id, c.name AS name, y.name AS base, u.name AS given, c.max_length AS bytes,"
         " c.precision AS digits, c.scale AS scale, c.is_nullable AS nullable, c.is_identity AS is_identity,"
         " c.is_computed AS is_computed, c.generated_always_type AS generated_always,"
-        " COLLATIONPROPERTY(c.collation_name, 'CodePage') AS code_page"
+        " CAST(COLLATIONPROPERTY(c.collation_name, 'CodePage') AS INT) AS code_page"
         " FROM sys.columns AS c INNER JOIN sys.tables AS t ON t.object_id = c.object_id"
         " INNER JOIN sys.types AS u ON u.user_type_id = c.user_type_id"
         " LEFT JOIN sys.types AS y ON y.user_type_id = c.system_type_id"

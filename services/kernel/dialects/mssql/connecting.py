@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL
 
 from services.kernel.dialects import Purpose
-from services.kernel.dialects.mssql import server
+from services.kernel.dialects.mssql import driver, server
 
 SCHEMA = "subak"
 """Where Subak's own tables are: SQLAlchemy puts it before the names that `services.kernel.schema` gives."""
@@ -39,11 +39,9 @@ def _rollback(connection: Any) -> None:
 
 
 def engine(url: URL, purpose: Purpose, lock_seconds: float) -> Engine:
-    """See `Dialect.engine`. A URL without a driver gets Microsoft's."""
-    query = dict(url.query)
-    query.setdefault("driver", "ODBC Driver 18 for SQL Server")
+    """See `Dialect.engine`."""
     made = create_engine(
-        url.set(drivername="mssql+pyodbc", query=query),
+        driver.with_driver(url),
         connect_args={"timeout": CONNECT_SECONDS},
         execution_options={"schema_translate_map": {None: SCHEMA}},
         use_insertmanyvalues=False,  # its ORDER BY says nothing that we need, and not every server takes it

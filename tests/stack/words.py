@@ -1,0 +1,39 @@
+"""The tests' SQL, which is written in words that SQLite and MySQL share, in the words of SQL Server."""
+
+from __future__ import annotations
+
+import re
+
+_PARTS = re.compile(r"(N?'(?:[^']|'')*'|\[(?:[^\]]|\]\])*\]|\"[^\"]*\")")
+"""Literals and quoted names."""
+
+_WORDS: tuple[tuple[str, str], ...] = (
+    (r"INTEGER PRIMARY KEY AUTOINCREMENT", "INT NOT NULL IDENTITY(1, 1) PRIMARY KEY"),
+    (r"\bINT (NOT NULL )?AUTO_INCREMENT", "INT NOT NULL IDENTITY(1, 1)"),
+    (r"\bVARCHAR\b", "NVARCHAR"),
+    (r"\bCHAR\b(?=\s*\()", "NCHAR"),
+    (r"\b(?:LONG|MEDIUM)?TEXT\b(?! *[=,)(.])", "NVARCHAR(MAX)"),
+    (r"\bDOUBLE\b(?: PRECISION)?", "FLOAT"),
+    (r"\b(?:LONG|MEDIUM)?BLOB\b", "VARBINARY(MAX)"),
+    (r"\bVARBINARY\((?=\d{5})\d+\)", "VARBINARY(MAX)"),
+    (r"\bDATETIME\b", "DATETIME2"),
+    (r"\bBOOLEAN\b", "BIT"),
+    (r"\bSTART TRANSACTION\b", "BEGIN TRANSACTION"),
+    (r"\bLENGTH\(", "LEN("),
+    (r"\bCHAR_LENGTH\(", "LEN("),
+)
+
+
+def in_tsql(sql: str) -> str:
+    parts = _PARTS.split(sql)
+    return "".join(_literal(part) if number % 2 else _words(part) for number, part in enumerate(parts))
+
+
+def _literal(text: str) -> str:
+    return f"N{text}" if text.startswith("'") else text
+
+
+def _words(text: str) -> str:
+    for pattern, word in _WORDS:
+        text = re.sub(pattern, word, text, flags=re.IGNORECASE)
+    return text
