@@ -1,6 +1,6 @@
 """Fixtures for every test that needs a real database. Tests in tests/unit use none of them and start no server.
 
-    def test_x(fresh_database, engine_name):     # runs once per engine: sqlite, mariadb, mysql
+    def test_x(fresh_database, engine_name):     # runs once per engine: sqlite, mariadb, mysql, mssql
         url = fresh_database(engine_name)        # sqlalchemy.engine.URL of a new empty database; dropped after the test
 
     def test_y(database_url):                    # the same in one word: one fresh database, once per engine
@@ -8,6 +8,7 @@
 
 - `engine_name`: parameter over `ENGINES`; parametrise it yourself to choose fewer:
   `@pytest.mark.parametrize("engine_name", ["mariadb"])`.
+- `hub_url`, `hub_engine_name`: the same over the engines that the hub may use.
 - `fresh_database(engine, label="db") -> URL`: an engine that is not here skips the test; MariaDB missing under CI=true
   fails it.
 - `servers`: the session's `tests.stack.servers.Servers`, e.g. `servers.server("mariadb").kill_and_restart()`.
@@ -35,7 +36,7 @@ from sqlalchemy.engine import URL
 
 from tests.stack.network import Network
 from tests.stack.schemas import load
-from tests.stack.servers import ENGINES, REQUIRED_IN_CI, MissingEngineError, Servers
+from tests.stack.servers import ENGINES, HUB_ENGINES, REQUIRED_IN_CI, MissingEngineError, Servers
 
 
 class FreshDatabase(Protocol):
@@ -100,6 +101,16 @@ def fresh_database(servers: Servers, request: pytest.FixtureRequest) -> Iterator
 @pytest.fixture
 def database_url(fresh_database: FreshDatabase, engine_name: str) -> URL:
     return fresh_database(engine_name)
+
+
+@pytest.fixture(params=HUB_ENGINES)
+def hub_engine_name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def hub_url(fresh_database: FreshDatabase, hub_engine_name: str) -> URL:
+    return fresh_database(hub_engine_name)
 
 
 @pytest.fixture

@@ -23,16 +23,16 @@ NOW = 1_700_000_000_000_000
 
 
 @pytest.fixture
-def queue(database_url: URL) -> Iterator[Queue]:
-    queue = open_queue(database_url, lambda: NOW)
+def queue(hub_url: URL) -> Iterator[Queue]:
+    queue = open_queue(hub_url, lambda: NOW)
     queue.prepare()
     yield queue
     queue.close()
 
 
 @pytest.fixture
-def engine(queue: Queue, database_url: URL) -> Iterator[Engine]:
-    engine = dialect_for(database_url).engine(database_url, Purpose.WRITE)
+def engine(queue: Queue, hub_url: URL) -> Iterator[Engine]:
+    engine = dialect_for(hub_url).engine(hub_url, Purpose.WRITE)
     yield engine
     engine.dispose()
 

@@ -61,9 +61,9 @@ def count(queue: Queue, table: object) -> int:
 
 
 @pytest.fixture
-def open_another(fresh_database: FreshDatabase, engine_name: str) -> Iterator[Open]:
+def open_another(fresh_database: FreshDatabase, hub_engine_name: str) -> Iterator[Open]:
     """Opens the same database again, as another process would."""
-    url = fresh_database(engine_name, "hub")
+    url = fresh_database(hub_engine_name, "hub")
     ticks = itertools.count(1_000_000, 1_000_000)
     opened: list[Queue] = []
 
@@ -352,9 +352,9 @@ def test_pausing_is_seen_by_another_process(queue: Queue, open_another: Open) ->
     assert queue.read(state.is_paused)
 
 
-def test_a_waiting_backlog_is_read_by_index(queue: Queue, engine_name: str) -> None:
+def test_a_waiting_backlog_is_read_by_index(queue: Queue, hub_engine_name: str) -> None:
     """However much has been executed, finding what waits does not go through it."""
-    explain = "EXPLAIN QUERY PLAN " if engine_name == "sqlite" else "EXPLAIN "
+    explain = "EXPLAIN QUERY PLAN " if hub_engine_name == "sqlite" else "EXPLAIN "
     sql = "SELECT Sequence FROM subak_delivery WHERE Outlet = 'candi' AND ExportFlag = 0 AND Sequence > 5 ORDER BY Sequence"
     plan = queue.read(lambda connection: [str(row) for row in connection.execute(text(explain + sql))])
     assert any("DeliveryWaiting" in line for line in plan), plan

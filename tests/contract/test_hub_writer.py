@@ -53,7 +53,7 @@ def with_writer(url: URL, scenario: Callable[[Writer, Database, list[str]], Awai
     asyncio.run(run())
 
 
-def test_one_bad_work_fails_nobody_else(database_url: URL) -> None:
+def test_one_bad_work_fails_nobody_else(hub_url: URL) -> None:
     async def scenario(writer: Writer, database: Database, told: list[str]) -> None:
         first = await writer.store(arrival("amed", 1, GENESIS, b"one"))
         bad = writer.call(break_a_rule)
@@ -69,11 +69,11 @@ def test_one_bad_work_fails_nobody_else(database_url: URL) -> None:
         await writer.executed(Ack("bedugul", Executed(1)))
         assert [it.sequence for it in await database.read(pending, "bedugul", 0, 9)] == [2]
 
-    with_writer(database_url, scenario)
+    with_writer(hub_url, scenario)
 
 
-@pytest.mark.parametrize("engine_name", ["sqlite"])
-def test_bodies_that_wait_for_a_commit_are_bounded(database_url: URL, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("hub_engine_name", ["sqlite"])
+def test_bodies_that_wait_for_a_commit_are_bounded(hub_url: URL, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writer, "GATHERED_BYTES", 1000)
 
     async def scenario(writer: Writer, database: Database, told: list[str]) -> None:
@@ -86,13 +86,13 @@ def test_bodies_that_wait_for_a_commit_are_bounded(database_url: URL, monkeypatc
             assert sum(not future.done() for future in waiting) <= 3
         assert await asyncio.gather(*waiting) == list(range(1, 31))
 
-    with_writer(database_url, scenario)
+    with_writer(hub_url, scenario)
 
 
-@pytest.mark.parametrize("engine_name", ["sqlite"])
-def test_another_hub_stops_this_one(database_url: URL) -> None:
+@pytest.mark.parametrize("hub_engine_name", ["sqlite"])
+def test_another_hub_stops_this_one(hub_url: URL) -> None:
     async def scenario() -> None:
-        queue, other = (open_queue(database_url, lambda: 0) for _ in range(2))
+        queue, other = (open_queue(hub_url, lambda: 0) for _ in range(2))
         database = Database(queue, Health())
         await database.start()
         queue.write(outlets.add, "amed", "", "", 0)

@@ -10,19 +10,23 @@ from sqlalchemy.engine import URL
 
 from services.kernel.dialects import Purpose, dialect_for
 from services.kernel.errors import PermanentError
-from services.kernel.settings import OUTLETS_ONLY
 from services.kernel.schema import SCHEMA_VERSION, STATE, TABLES, Side, prepare
 
 TRIGGERS_OWN = {"sqlite": {"subak_mark", "subak_replaced"}, "mysql": {"subak_cascaded"}, "mssql": set()}
 """What only the triggers read and write."""
 
 
-@pytest.mark.parametrize("side", list(Side))
-def test_the_files_and_the_description_agree(database_url: URL, side: Side) -> None:
-    if side is Side.HUB and database_url.get_backend_name() in OUTLETS_ONLY:
-        return  # TestHub in tests/unit/test_settings.py: the hub takes no such URL
-    dialect = dialect_for(database_url)
-    engine = dialect.engine(database_url, Purpose.WRITE)
+def test_the_outlets_files_and_the_description_agree(database_url: URL) -> None:
+    _agree(database_url, Side.OUTLET)
+
+
+def test_the_hubs_files_and_the_description_agree(hub_url: URL) -> None:
+    _agree(hub_url, Side.HUB)
+
+
+def _agree(url: URL, side: Side) -> None:
+    dialect = dialect_for(url)
+    engine = dialect.engine(url, Purpose.WRITE)
     with engine.connect() as connection:
         for _ in range(2):
             prepare(connection, dialect, side)

@@ -13,7 +13,9 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import IntegrityError
 
 from services.kernel.change import NEVER, Stamp
+from services.kernel.dialects import dialect_for
 from tests.contract.captured import OUTLET, Captured, replayed
+from tests.stack.application import application_engine, takes
 
 Make = Callable[..., Captured]
 
@@ -146,11 +148,13 @@ def test_a_stamp_beats_what_it_overwrites_whatever_the_clock_says(make: Make) ->
     assert [c.stamp for c in changes] == [Stamp(ahead.time + n, OUTLET) for n in (1, 2, 3)]
 
 
-def test_names_that_need_quoting(make: Make, engine_name: str) -> None:
-    q = '"' if engine_name == "sqlite" else "`"
+def test_names_that_need_quoting(make: Make, database_url: URL, engine_name: str) -> None:
     name, key = "odd ' %s {{now}} :y", "a ' % :b {{table}}"
-    outlet = make(f"CREATE TABLE {q}{name}{q} ({q}{key}{q} INTEGER NOT NULL PRIMARY KEY, c INTEGER)")
-    outlet.run(f"INSERT INTO {q}{name}{q} VALUES (1, 2)")
+    if takes(application_engine(database_url), "SELECT 1 AS [a]]b]"):
+        name, key = f"{name} [select]", f"{key} ]from["
+    q = dialect_for(database_url).identifier
+    outlet = make(f"CREATE TABLE {q(name)} ({q(key)} INTEGER NOT NULL PRIMARY KEY, c INTEGER)")
+    outlet.run(f"INSERT INTO {q(name)} VALUES (1, 2)")
     (change,) = outlet.seen()
     assert (change.table, change.key, change.after) == (name, "1", {key: 1, "c": 2})
 
@@ -190,10 +194,13 @@ def test_random_statements_replayed_give_the_same_rows(make: Make) -> None:
     )
     seed = random.randrange(10**6)
     choose = random.Random(seed)
+    flavour = outlet.dialect.name
+    if flavour == "mssql" and not takes(outlet.application, MERGE.format(values="(1, 'p1', 1, 1)")):
+        flavour = "tsql without merge"
     rows = outlet.rows("shelf")
     for _ in range(12):
         for _ in range(10):
-            _attempt(outlet, random_statement(choose, outlet.is_sqlite))
+            _attempt(outlet, random_statement(choose, flavour))
         changes = outlet.seen()
         rows = replayed(rows, changes)
         assert rows == outlet.rows("shelf"), f"seed {seed}"
@@ -209,29 +216,40 @@ def test_random_statements_replayed_give_the_same_rows(make: Make) -> None:
             assert deleted == (key not in rows), f"seed {seed}"
 
 
+MERGE = (
+    "MERGE shelf AS t USING (VALUES {values}) AS s (id, place, a, b) ON t.id = s.id"
+    " WHEN MATCHED THEN UPDATE SET b = t.b + 1 WHEN NOT MATCHED THEN INSERT VALUES (s.id, s.place, s.a, s.b);"
+)
+
+
 def _attempt(outlet: Captured, statement: str) -> None:
     with suppress(IntegrityError):
         outlet.run(statement)
 
 
-def random_statement(choose: random.Random, sqlite: bool) -> str:
+def random_statement(choose: random.Random, flavour: str) -> str:
     key, other = choose.randint(1, 6), choose.randint(1, 6)
     place = choose.choice([None, "p1", "p2", "P2", "p3"])
     values = f"({key}, {repr(place) if place else 'NULL'}, {choose.randint(1, 2)}, {choose.randint(1, 3)})"
-    words = (
-        ["INSERT", "INSERT OR REPLACE", "INSERT OR IGNORE", "REPLACE"]
-        if sqlite
-        else ["INSERT", "REPLACE", "INSERT IGNORE"]
-    )
-    upsert = "ON CONFLICT (id) DO UPDATE SET b = b + 1" if sqlite else "ON DUPLICATE KEY UPDATE b = b + 1"
-    update = choose.choice(
-        ["UPDATE OR REPLACE", "UPDATE OR IGNORE", "UPDATE"] if sqlite else ["UPDATE", "UPDATE IGNORE"]
-    )
+    words = {
+        "sqlite": ["INSERT", "INSERT OR REPLACE", "INSERT OR IGNORE", "REPLACE"],
+        "mysql": ["INSERT", "REPLACE", "INSERT IGNORE"],
+    }.get(flavour, ["INSERT"])
+    upsert = {
+        "sqlite": f"INSERT INTO shelf VALUES {values} ON CONFLICT (id) DO UPDATE SET b = b + 1",
+        "mysql": f"INSERT INTO shelf VALUES {values} ON DUPLICATE KEY UPDATE b = b + 1",
+        "mssql": MERGE.format(values=values),
+    }.get(flavour, "UPDATE shelf SET b = b + 1")
+    updates = {
+        "sqlite": ["UPDATE OR REPLACE", "UPDATE OR IGNORE", "UPDATE"],
+        "mysql": ["UPDATE", "UPDATE IGNORE"],
+    }
+    update = choose.choice(updates.get(flavour, ["UPDATE"]))
     return choose.choice(
         [
             f"{choose.choice(words)} INTO shelf VALUES {values}",
             f"{choose.choice(words)} INTO shelf VALUES {values}",
-            f"INSERT INTO shelf VALUES {values} {upsert}",
+            upsert,
             f"{update} shelf SET id = {other} WHERE id = {key}",
             f"{update} shelf SET b = {other % 3 + 1} WHERE id = {key}",
             f"{update} shelf SET place = 'p{other % 4}' WHERE id = {key}",

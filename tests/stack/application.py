@@ -7,7 +7,9 @@ from typing import Any
 import pyodbc
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError
 
+from services.kernel.dialects.mssql.driver import with_driver
 from tests.stack.words import in_tsql
 
 SQLITE_BUSY_SECONDS = 60
@@ -38,7 +40,7 @@ def application_engine(url: URL, *, isolation: str | None = None) -> Engine:
 
 def _mssql_engine(url: URL, isolation: str) -> Engine:
     """`OUTPUT` without INTO, which SQLAlchemy would use for generated keys, is refused on a table with triggers."""
-    engine = create_engine(url, isolation_level=isolation, use_insertmanyvalues=False)
+    engine = create_engine(with_driver(url), isolation_level=isolation, use_insertmanyvalues=False)
     engine.dialect.do_rollback = _mssql_rollback  # type: ignore[method-assign, assignment]
 
     @event.listens_for(engine, "connect")
@@ -46,11 +48,29 @@ def _mssql_engine(url: URL, isolation: str) -> Engine:
         connection.execute(f"SET LOCK_TIMEOUT {LOCK_SECONDS * 1000}")
         connection.commit()
 
-    @event.listens_for(engine, "before_cursor_execute", retval=True)
-    def _translate(_c: Any, _cursor: Any, statement: str, values: Any, _context: Any, _many: bool) -> tuple[str, Any]:
-        return in_tsql(statement), values
-
+    translate(engine)
     return engine
+
+
+def takes(engine: Engine, statement: str) -> bool:
+    """Whether this server knows what stands there: not everything that speaks T-SQL knows all of it. Nothing is changed."""
+    with engine.connect() as connection:
+        try:
+            connection.exec_driver_sql(statement)
+        except DBAPIError:
+            return False
+        finally:
+            connection.rollback()
+    return True
+
+
+def translate(engine: Engine) -> None:
+    """What is executed may be in the words of SQLite and MySQL, whichever server it is."""
+    if engine.dialect.name == "mssql":
+
+        @event.listens_for(engine, "before_cursor_execute", retval=True)
+        def _translate(_c: Any, _cu: Any, statement: str, values: Any, _co: Any, _many: bool) -> tuple[str, Any]:
+            return in_tsql(statement), values
 
 
 def _mssql_rollback(connection: Any) -> None:

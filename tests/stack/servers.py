@@ -35,6 +35,9 @@ from services.kernel.dialects.mssql.driver import with_driver
 ENGINES = ("sqlite", "mariadb", "mysql", "mssql")
 """Every engine that a test may be parametrised over."""
 
+HUB_ENGINES = ("sqlite", "mariadb", "mysql")
+"""Those that the hub keeps its queue in."""
+
 MSSQL_URL = "SUBAK_TEST_MSSQL_URL"
 """Where a SQL Server (or what speaks as one) is: mssql+pyodbc://, a login that may create and drop databases."""
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from typing import Any
+from weakref import WeakKeyDictionary
 
-from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import ProgrammingError
 
 
 def product(connection: Connection) -> str:
@@ -29,11 +30,17 @@ def reads_are_statements(connection: Connection) -> bool:
     return bool(connection.exec_driver_sql(query).scalar())
 
 
-def answers(connection: Connection, query: str) -> bool:
-    """Whether the server can execute this. The transaction is as it was, whichever it is."""
-    try:
-        with connection.begin_nested():
-            connection.exec_driver_sql(query).all()
-    except DBAPIError:
-        return False
-    return True
+_answers: WeakKeyDictionary[Engine, dict[str, bool]] = WeakKeyDictionary()
+
+
+def answers(engine: Engine, query: str) -> bool:
+    """Whether the server can execute this. It is tried once, on a connection of its own: an error may end a transaction."""
+    known = _answers.setdefault(engine, {})
+    if query not in known:
+        with engine.connect() as connection:
+            try:
+                connection.exec_driver_sql(query).all()
+                known[query] = True
+            except ProgrammingError:
+                known[query] = False
+    return known[query]

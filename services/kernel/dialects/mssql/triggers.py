@@ -53,7 +53,7 @@ def _columns_differ(connection: Connection, table: Table) -> str:
 
 def _transaction_name(connection: Connection) -> str:
     """CURRENT_TRANSACTION_ID() begins anew when the server does: together with the session it is not met again while it matters."""
-    if server.answers(connection, "SELECT CURRENT_TRANSACTION_ID()"):
+    if server.answers(connection.engine, "SELECT CURRENT_TRANSACTION_ID()"):
         return "CONCAT(CURRENT_TRANSACTION_ID(), N'-', @@SPID)"
     return "NULL"
 
