@@ -276,7 +276,8 @@ class _Planner:
             return
         new = step.pair if step.pair and not step.pair.done and not step.pair.started else None
         left = self._release(step, here, new, depth)
-        free = new is not None and not self._overlay.exists(new.row)
+        # Where a key cannot be changed, the row goes, and comes again under its new one.
+        free = new is not None and not self._overlay.exists(new.row) and not step.table.immutable_key
         if new and left:
             moving = [reference for reference in left if self._moves(reference, new)]
             cascading = all(reference.foreign_key.on_update == "CASCADE" for reference in moving)

@@ -141,7 +141,7 @@ class Store:
         for row in rows:
             self._awaited.setdefault(row, {})
         waiting = QUARANTINE.c.State.in_(("waiting", "discarded"))
-        if not self._connection.scalar(sa.select(sa.exists().where(waiting))):
+        if self._connection.scalar(sa.select(QUARANTINE.c.Id).where(waiting).limit(1)) is None:
             return
         names = {(self._table(row.table).name, self._dialect.row_id(row.key)): row for row in rows}
         for chunk in _chunks(list(names)):
@@ -267,10 +267,10 @@ class Store:
         for write, row in zip(writes, rows, strict=True):
             row.update(self._where(table, write.renamed or write.row))
         if kind == "update":
-            key = {folded(name) for name in table.key}
-            values = {name: value for name, value in values.items() if folded(name) not in key}
+            kept = {folded(name) for name in table.key} | {folded(one.name) for one in table.columns if one.immutable}
+            values = {name: value for name, value in values.items() if folded(name) not in kept}
             rows = [
-                {k: v for k, v in row.items() if k[0] == "k" or folded(names[int(k[1:])]) not in key} for row in rows
+                {k: v for k, v in row.items() if k[0] == "k" or folded(names[int(k[1:])]) not in kept} for row in rows
             ]
             if not values:
                 return  # every column belongs to the key: there is nothing else to set

@@ -39,8 +39,12 @@ class Column:
     scale: int | None = None
     generated: bool = False
     """The engine makes the value when none is given (AUTO_INCREMENT, rowid): the table's key may be a generated key."""
+    immutable: bool = False
+    """Its value can be given when the row is inserted, and never changed (SQL Server's IDENTITY)."""
     computed: bool = False
     """Derived from other columns: never captured, never written."""
+    single: bool = False
+    """A float of single precision."""
     loose: bool = False
     """The engine lets it hold any value, whatever its type says (SQLite but for STRICT tables)."""
 
@@ -94,6 +98,10 @@ class Table:
     @property
     def generated_key(self) -> bool:
         return any(column.generated for column in self.key_columns)
+
+    @property
+    def immutable_key(self) -> bool:
+        return any(column.immutable for column in self.key_columns)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_by_name", {folded(column.name): column for column in self.columns})

@@ -62,7 +62,7 @@ class Outlet:
 
     def take(self) -> Batch | None:
         """What was written since the last call, as a batch of one transaction."""
-        with self.application.begin() as connection:
+        with self.engine.begin() as connection:
             rows = connection.execute(
                 sa.select(CLOUD_QUERY).where(CLOUD_QUERY.c.Id > self._seen).order_by(CLOUD_QUERY.c.Id)
             ).all()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from sqlalchemy import Engine, create_engine, insert, text
+from sqlalchemy import Engine, insert, text
 from sqlalchemy.engine import URL
 
 from services.cli.compare.command import CANNOT, DIFFERS, IDENTICAL, as_document, exit_code
@@ -13,6 +13,7 @@ from services.cli.compare.comparing import SHOWN_ROWS, compare
 from services.kernel.dialects import dialect_for
 from services.kernel.schema import QUARANTINE, QUARANTINE_ROW, Side, prepare
 from tests.conftest import FreshDatabase
+from tests.stack.application import application_engine
 from tests.stack.servers import ENGINES
 
 PAIRS = [*((engine, engine) for engine in ENGINES), *itertools.combinations(ENGINES, 2)]
@@ -22,10 +23,19 @@ ITEM = {
     " x DOUBLE)",
     "mysql": "CREATE TABLE Item (id INT PRIMARY KEY, name VARCHAR(100), price DECIMAL(10,2), at DATETIME(3), body BLOB,"
     " ok BOOLEAN, x DOUBLE) DEFAULT CHARSET = utf8mb4",
+    "mssql": "CREATE TABLE Item (id INT PRIMARY KEY, name NVARCHAR(100), price DECIMAL(10,2), at DATETIME2(3),"
+    " body VARBINARY(MAX), ok BIT, x FLOAT)",
 }
 TAG = {
     "sqlite": "CREATE TABLE tag (item INTEGER NOT NULL, word VARCHAR(20) NOT NULL, PRIMARY KEY (word, item))",
     "mysql": "CREATE TABLE tag (item INT NOT NULL, word VARCHAR(20) NOT NULL, PRIMARY KEY (item, word))",
+    "mssql": "CREATE TABLE tag (item INT NOT NULL, word VARCHAR(20) NOT NULL, PRIMARY KEY (item, word))",
+}
+INSERT = {
+    "sqlite": "INSERT INTO item VALUES (:a, :b, :c, :d, :e, :f, :g)",
+    "mysql": "INSERT INTO Item VALUES (:a, :b, :c, :d, :e, :f, :g)",
+    # A parameter that is NULL has no type of its own.
+    "mssql": "INSERT INTO Item VALUES (:a, :b, :c, CAST(:d AS DATETIME2(3)), CAST(:e AS VARBINARY(MAX)), :f, :g)",
 }
 ROWS = [
     (1, "plain", "1.00", "2024-01-01 10:00:00.5", b"\x00\xff", 1, 0.1),
@@ -36,7 +46,7 @@ ROWS = [
 
 
 def engine_of(url: URL) -> Engine:
-    return create_engine(url)
+    return application_engine(url)
 
 
 def fill(url: URL, rows: list[tuple[object, ...]] = ROWS) -> None:
@@ -47,11 +57,7 @@ def fill(url: URL, rows: list[tuple[object, ...]] = ROWS) -> None:
         connection.exec_driver_sql(TAG[flavour])
         for row in rows:
             connection.execute(
-                text(
-                    "INSERT INTO item VALUES (:a, :b, :c, :d, :e, :f, :g)"
-                    if flavour == "sqlite"
-                    else "INSERT INTO Item VALUES (:a, :b, :c, :d, :e, :f, :g)"
-                ),
+                text(INSERT[flavour]),
                 dict(zip("abcdefg", row, strict=True)),
             )
         connection.execute(

@@ -25,7 +25,10 @@ def test_writer_does_something_of_every_kind(database_url: URL) -> None:
     writer = Writer(database_url, 1, seed=7)
     writer.run(150)
     writer.close()
-    for kind in ("insert", "update", "delete", "re-insert", "key change", "rolled back", "transactions"):
+    kinds = {"insert", "update", "delete", "re-insert", "key change", "rolled back", "transactions"}
+    if database_url.get_backend_name() == "mssql":
+        kinds.remove("key change")  # an IDENTITY is never changed there
+    for kind in kinds:
         assert writer.counts[kind] > 0, writer.counts
 
 

@@ -127,6 +127,15 @@ def _ours(table: str) -> bool:
     return table.lower() == "cloudquery" or table.lower().startswith(("subak_", "sqlite_"))
 
 
+_SQL_SERVERS_COLUMNS = (
+    "SELECT t.name, c.name, y.name, x.key_ordinal FROM sys.tables AS t JOIN sys.columns AS c ON c.object_id = t.object_id"
+    " JOIN sys.types AS y ON y.user_type_id = c.user_type_id"
+    " LEFT JOIN sys.indexes AS i ON i.object_id = t.object_id AND i.is_primary_key = 1"
+    " LEFT JOIN sys.index_columns AS x ON x.object_id = i.object_id AND x.index_id = i.index_id AND x.column_id = c.column_id"
+    " WHERE SCHEMA_NAME(t.schema_id) = 'dbo' ORDER BY t.name, c.column_id"
+)
+
+
 def _columns(url: URL) -> dict[str, list[_Column]]:
     """Table in lower case to its columns, by the engine's own catalogue. Tables without a primary key are left out."""
     engine = reading_engine(url)
@@ -138,6 +147,9 @@ def _columns(url: URL) -> dict[str, list[_Column]]:
                 if not _ours(table):
                     info = connection.exec_driver_sql(f'PRAGMA table_info("{table}")').mappings().all()
                     found[table.lower()] = [_Column(c["name"], str(c["type"]).lower(), c["pk"]) for c in info]
+        elif url.get_backend_name() == "mssql":
+            for row in connection.exec_driver_sql(_SQL_SERVERS_COLUMNS):
+                found.setdefault(row[0].lower(), []).append(_Column(row[1], row[2].lower(), row[3] or 0))
         else:
             rows = connection.exec_driver_sql(
                 "SELECT c.TABLE_NAME, c.COLUMN_NAME, c.COLUMN_TYPE, COALESCE(k.ORDINAL_POSITION, 0)"
@@ -166,6 +178,7 @@ _KINDS = (
     ("time", r"time"),
     ("binary", r".*blob|.*binary|image"),
     ("json", r"json"),
+    ("uuid", r"uniqueidentifier|uuid"),
     ("char", r"n?char"),
 )
 
@@ -190,7 +203,7 @@ def _kinds(tables: list[list[_Column]]) -> dict[str, str]:
 
 def _read(url: URL, table: str, columns: list[_Column], kinds: dict[str, str]) -> Rows:
     engine = reading_engine(url)
-    quote = '"' if url.get_backend_name() == "sqlite" else "`"
+    quote = "`" if url.get_backend_name() in ("mysql", "mariadb") else '"'
     with engine.begin() as connection:
         name = _spelled(connection, url, table)
         chosen = ", ".join(f"{quote}{column.name}{quote}" for column in columns)
@@ -205,7 +218,7 @@ def _read(url: URL, table: str, columns: list[_Column], kinds: dict[str, str]) -
 
 
 def _spelled(connection: Connection, url: URL, table: str) -> str:
-    if url.get_backend_name() == "sqlite":
+    if url.get_backend_name() in ("sqlite", "mssql"):
         return table  # names are matched without regard to case there
     query = (
         "SELECT TABLE_NAME FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE() AND LOWER(TABLE_NAME) = %s"
@@ -236,6 +249,8 @@ def same(kind: str, value: Any) -> Any:
             return value.encode() if isinstance(value, str) else bytes(value)
         case "json":
             return json.dumps(json.loads(value), sort_keys=True)
+        case "uuid":
+            return str(value).lower()
         case "char":
             return str(value).rstrip(" ")
         case _:

@@ -19,6 +19,8 @@ _WORDS: tuple[tuple[str, str], ...] = (
     (r"\bVARBINARY\((?=\d{5})\d+\)", "VARBINARY(MAX)"),
     (r"\bDATETIME\b", "DATETIME2"),
     (r"\bBOOLEAN\b", "BIT"),
+    (r"(?<![.\w\[@])(CloudQuery|subak_[a-z]+(?:_[a-z]+)?)\b(?!_)", r"subak.\1"),
+    (r"(?<=[ .])Rule\b", "[Rule]"),
     (r"\bSTART TRANSACTION\b", "BEGIN TRANSACTION"),
     (r"\bLENGTH\(", "LEN("),
     (r"\bCHAR_LENGTH\(", "LEN("),
@@ -28,6 +30,15 @@ _WORDS: tuple[tuple[str, str], ...] = (
 def in_tsql(sql: str) -> str:
     parts = _PARTS.split(sql)
     return "".join(_literal(part) if number % 2 else _words(part) for number, part in enumerate(parts))
+
+
+def with_its_keys(sql: str) -> str:
+    """An INSERT that gives the values of an IDENTITY column, if the table has one."""
+    found = re.match(r"INSERT INTO (\w+) \(id,", sql, re.IGNORECASE)
+    if not found:
+        return sql
+    has = f"IF EXISTS (SELECT 1 FROM sys.identity_columns WHERE object_id = OBJECT_ID('{found[1]}'))"
+    return f"{has} SET IDENTITY_INSERT {found[1]} ON; {sql}; {has} SET IDENTITY_INSERT {found[1]} OFF"
 
 
 def _literal(text: str) -> str:

@@ -15,12 +15,15 @@ from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any
 
+import pyodbc
 from sqlalchemy import Connection, Engine, MetaData, Table, UniqueConstraint, and_, select, types
 from sqlalchemy.dialects import mysql
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 
+from services.kernel.dialects.mssql.errors import number_of
 from tests.stack.application import application_engine
+from tests.stack.reflecting import reflect
 
 KEY_RANGE = 10_000_000
 """Generated keys of outlet n (from 1) start at n times this: far from the keys of any loaded data."""
@@ -28,9 +31,9 @@ KEY_RANGE = 10_000_000
 KNOWN_KEYS = 4000
 """Keys of a table that a writer keeps in mind to choose from; enough to meet the other outlets' writes often."""
 
-DEADLOCK_CODES = {1213}
-RETRY_CODES = {1205, 1020}
-"""Lock wait timeout; 'record has changed since last read' of MariaDB's snapshot isolation."""
+DEADLOCK = {("mysql", 1213), ("mssql", 1205)}
+RETRY = {("mysql", 1205), ("mysql", 1020), ("mssql", 1222), ("mssql", 3960)}
+"""Lock wait timeout; 'record has changed since last read' of snapshot isolation."""
 
 _TEXTS = (
     "",
@@ -62,17 +65,6 @@ class _Known:
     keys: list[tuple[Any, ...]] = field(default_factory=list)
     gone: list[dict[str, Any]] = field(default_factory=list)
     """Rows of this outlet's own range that it deleted, to be inserted again."""
-
-
-def reflect(url: URL) -> MetaData:
-    """The application's tables; Subak's own are left out."""
-    engine = application_engine(url)
-    metadata = MetaData()
-    metadata.reflect(
-        engine, only=lambda name, _: name.lower() != "cloudquery" and not name.lower().startswith("subak_")
-    )
-    engine.dispose()
-    return metadata
 
 
 class Writer:
@@ -139,11 +131,10 @@ class Writer:
                     self.counts["rolled back"] += 1
                 else:
                     self.counts["transactions"] += 1
-        except OperationalError as error:
-            code = error.orig.args[0] if error.orig and error.orig.args else None
-            if code in DEADLOCK_CODES:
+        except DBAPIError as error:
+            if _code(error) in DEADLOCK:
                 self.deadlocks += 1
-            elif code not in RETRY_CODES:
+            elif _code(error) not in RETRY:
                 raise
             self.counts["given up"] += 1
 
@@ -167,7 +158,7 @@ class Writer:
                 1  # the application's own database said no: another till, or another outlet, was first
             )
         except DBAPIError as error:
-            if isinstance(error, OperationalError):
+            if _code(error) in DEADLOCK | RETRY or isinstance(error, OperationalError):
                 raise
             raise AssertionError(f"{known.table.name}: {name} was not accepted: {error}") from error
 
@@ -214,7 +205,7 @@ class Writer:
     def _change_key(self, connection: Connection, known: _Known) -> int:
         """Only rows of this outlet's own range: two outlets that rename one row make two rows of it, on any system."""
         mine = [key for key in known.keys if self._mine(known, key)]
-        if not mine or known.generated_key is None:
+        if not mine or known.generated_key is None or known.table.columns[known.generated_key].identity is not None:
             return 0
         key = self.random.choice(mine)
         new = {known.generated_key: self._new_key()}
@@ -313,6 +304,14 @@ class Writer:
         low = 0 if getattr(kind, "unsigned", False) else -(2 ** (bits - 1))
         choices: list[int] = [low, 2 ** (bits - 1) - 1, 0, 1, self.random.randrange(100)]
         return self.random.choice(choices)
+
+
+def _code(error: DBAPIError) -> tuple[str, int]:
+    """The server's number, by family."""
+    if isinstance(error.orig, pyodbc.Error):
+        return "mssql", number_of(error.orig)
+    code = error.orig.args[0] if error.orig and error.orig.args else 0
+    return "mysql", code if isinstance(code, int) else 0
 
 
 def _is(table: Table, key: tuple[Any, ...]) -> Any:

@@ -14,8 +14,8 @@ from services.kernel.catalogue import Column, Kind, Table
 from services.kernel.errors import PermanentError
 
 
-def table(kind: Kind, precision: int | None = None, declared: str = "") -> Table:
-    return Table("t", (Column("id", Kind.INTEGER), Column("v", kind, precision=precision, declared=declared)), ("id",))
+def table(kind: Kind, precision: int | None = None, single: bool = False) -> Table:
+    return Table("t", (Column("id", Kind.INTEGER), Column("v", kind, precision=precision, single=single)), ("id",))
 
 
 def same(left: Table, a: Any, right: Table, b: Any) -> bool:
@@ -79,7 +79,7 @@ def test_times_are_compared_as_finely_as_all_hold_them(digits: int, fine: str, c
 
 @given(st.floats(width=32, allow_nan=False, allow_infinity=False))
 def test_single_precision_is_compared_as_such(value: float) -> None:
-    assert same(table(Kind.FLOAT, declared="float"), repr(value), table(Kind.FLOAT), repr(value))
+    assert same(table(Kind.FLOAT, single=True), repr(value), table(Kind.FLOAT), repr(value))
 
 
 def test_columns_that_one_lacks_cannot_be_compared() -> None:

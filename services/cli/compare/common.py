@@ -41,7 +41,7 @@ class Common:
     table: Table
     digits: dict[str, int]
     single: frozenset[str]
-    """Columns that are of single precision somewhere: a FLOAT, but for SQLite's, which holds a double."""
+    """Columns that are of single precision somewhere: MySQL's FLOAT, SQL Server's REAL."""
 
     def image(self, text: str) -> Image:
         """A row, from the JSON text of its image. A value that is not one of the kind counts as it is."""
@@ -97,7 +97,7 @@ def common(tables: Sequence[Table]) -> Common:
         ]
         if known and min(known) < FRACTION_DIGITS:
             digits[folded(column.name)] = min(known)
-        if any(owner.declared.lower().startswith("float") and not owner.loose for owner in owners):
+        if any(owner.single for owner in owners):
             single.add(folded(column.name))
     return Common(replace(first, columns=tuple(columns)), digits, frozenset(single))
 

@@ -169,9 +169,18 @@ def _column(row: Row[Any]) -> Column:
     elif base in _FRACTIONS:
         precision = min(row.scale, KEY_FRACTION)
     elif kind is Kind.DATETIME:
-        precision = 3 if base == "datetime" else 0
+        # A datetime has ticks of 1/300 s: to two digits they round as the time they stand for does.
+        precision = 2 if base == "datetime" else 0
     return Column(
-        row.name, kind, bool(row.nullable), _declared(base, row), precision, scale, generated=bool(row.is_identity)
+        row.name,
+        kind,
+        bool(row.nullable),
+        _declared(base, row),
+        precision,
+        scale,
+        generated=bool(row.is_identity),
+        immutable=bool(row.is_identity),
+        single=base == "real",
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -140,7 +141,8 @@ def _column(row: Row[Any], is_json: bool) -> Column:
     )
     kind = Kind.JSON if is_json else _KINDS.get(base_type(column), Kind.TEXT)
     precision = row.fraction if kind in (Kind.TIME, Kind.DATETIME) else row.digits
-    return Column(column.name, kind, column.nullable, column.declared, precision, row.scale, column.generated)
+    single = base_type(column) == "float"
+    return replace(column, kind=kind, precision=precision, scale=row.scale, single=single)
 
 
 def _foreign_keys(rows: list[Row[Any]]) -> Iterator[ForeignKey]:
