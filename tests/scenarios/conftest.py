@@ -17,6 +17,8 @@ MIXES = {
     "sqlite": ("sqlite", "sqlite", "sqlite"),
     "mariadb": ("mariadb", "mariadb", "mariadb"),
     "all": ("sqlite", "mariadb", "mysql"),
+    "mssql": ("mssql", "mssql", "mssql"),
+    "mssql-others": ("sqlite", "mssql", "mysql"),
 }
 OUTLETS = ("ubud", "kuta", "lovina")
 

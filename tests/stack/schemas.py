@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from sqlalchemy.engine import URL
 
 from tests.stack.application import application_engine
-from tests.stack.words import with_its_keys
 
 _GENERATED = {
     "sqlite": "INTEGER PRIMARY KEY AUTOINCREMENT",
@@ -85,10 +84,8 @@ def load(url: URL, schema: str, rows: Iterable[str] = ()) -> None:
     """Makes the tables, then runs the statements in `rows`, in one transaction."""
     engine = application_engine(url)
     with engine.begin() as connection:
-        for statement in statements(schema, url):
+        for statement in (*statements(schema, url), *rows):
             connection.exec_driver_sql(statement)
-        for row in rows:
-            connection.exec_driver_sql(with_its_keys(row) if engine.dialect.name == "mssql" else row)
     engine.dispose()
 
 

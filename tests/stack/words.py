@@ -29,10 +29,10 @@ _WORDS: tuple[tuple[str, str], ...] = (
 
 def in_tsql(sql: str) -> str:
     parts = _PARTS.split(sql)
-    return "".join(_literal(part) if number % 2 else _words(part) for number, part in enumerate(parts))
+    return _with_its_keys("".join(_literal(part) if number % 2 else _words(part) for number, part in enumerate(parts)))
 
 
-def with_its_keys(sql: str) -> str:
+def _with_its_keys(sql: str) -> str:
     """An INSERT that gives the values of an IDENTITY column, if the table has one."""
     found = re.match(r"INSERT INTO (\w+) \(id,", sql, re.IGNORECASE)
     if not found:

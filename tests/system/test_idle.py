@@ -26,7 +26,7 @@ def _moved(network: Network) -> dict[str, int]:
 
 
 def test_an_idle_network_carries_no_rows(make_network: MakeNetwork) -> None:
-    network = make_network({"ubud": "sqlite", "kuta": "mariadb", "lovina": "mysql"}, SHOP, shop_rows())
+    network = make_network(engines, SHOP, shop_rows())
     with Tills(network.urls, 5, pause=0.02) as tills:
         time.sleep(2)
         tills.stop()

@@ -205,8 +205,9 @@ class Killer:
     [
         ("sqlite", {"ubud": "sqlite", "kuta": "sqlite", "lovina": "sqlite"}),
         ("mariadb", {"ubud": "mariadb", "kuta": "mariadb", "lovina": "sqlite"}),
+        ("sqlite", {"ubud": "mssql", "kuta": "mssql", "lovina": "mysql"}),
     ],
-    ids=["sqlite", "mariadb"],
+    ids=["sqlite", "mariadb", "mssql"],
 )
 def test_killed_hundreds_of_times_nothing_is_lost_and_nothing_happens_twice(
     make_network: MakeNetwork, hub: str, outlets: dict[str, str]

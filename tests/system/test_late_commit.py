@@ -18,7 +18,7 @@ from tests.stack.schemas import NOTES
 
 OPEN_SECONDS = 3.0
 INSERT = text("INSERT INTO note (id, author, body) VALUES (:id, 'a', :body)")
-ENGINES = ["mariadb", "mysql"]
+ENGINES = ["mariadb", "mysql", "mssql"]
 """SQLite has one writer at a time: there is no late commit there."""
 
 
