@@ -17,12 +17,6 @@ from services.kernel.errors import PermanentError
 
 DENIED = "denied"
 
-RIGHTS_TODO = (
-    "As an administrator: GRANT SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, INDEX, TRIGGER, LOCK TABLES"
-    " ON <database>.* TO <user of SUBAK_DATABASE_URL>; on MySQL with binary logging (error 1419) also"
-    " SET PERSIST log_bin_trust_function_creators = 1."
-)
-
 
 @dataclass(frozen=True)
 class Report:
@@ -143,7 +137,7 @@ def _advised(dialect: Dialect) -> Iterator[None]:
             yield
     except PermanentError as error:
         if error.code == DENIED:
-            raise PermanentError(DENIED, error.what, RIGHTS_TODO) from error
+            raise PermanentError(DENIED, error.what, dialect.rights_todo) from error
         raise
 
 

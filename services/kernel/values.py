@@ -19,8 +19,8 @@ key columns canonically themselves; `tests/contract` holds the two equal.
 | time      | string [-]HH:MM:SS[.ffffff]                            | the same, the fraction only when it is not zero   |
 | datetime  | string YYYY-MM-DD HH:MM:SS[.ffffff] (or T for the blank)| with the blank; fraction only when not zero      |
 
-More than six fractional digits are rounded half up to six: the one stated rule, the same at every outlet. A float's -0 is 0,
-because SQLite keeps none.
+More than six fractional digits are rounded half up to six: the one stated rule, the same at every outlet; what would round into the
+year 10000 is cut. A float's -0 is 0, because SQLite keeps none.
 
 A loose column (SQLite's) may hold what is not of its kind: a text in a number's place, a blob in a text's, which is spelled {"blob":"AB01"}.
 It is carried as it is from one loose column to the other; any other column refuses it.
@@ -273,7 +273,10 @@ def _datetime(value: Any) -> str:
     fraction, carried = _fraction(digits)
     text = f"{date} {hours or '00'}:{minutes or '00'}:{seconds or '00'}"
     if carried:
-        text = (datetime.fromisoformat(text) + timedelta(seconds=1)).isoformat(sep=" ")
+        try:
+            text = (datetime.fromisoformat(text) + timedelta(seconds=1)).isoformat(sep=" ")
+        except OverflowError:
+            fraction = "9" * FRACTION_DIGITS
     return text if fraction == "000000" else f"{text}.{fraction}"
 
 

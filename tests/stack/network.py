@@ -139,6 +139,13 @@ class Outlet:
             finally:
                 connection.close()
             return False
+        if self.engine_name == "mssql":
+            query = (
+                "SELECT COUNT(*) FROM sys.sysprocesses WHERE dbid = DB_ID() AND spid <> @@SPID"
+                " AND (open_tran > 0 OR status LIKE '%in transaction%')"
+            )
+            with self.application.connect() as connection_:
+                return bool(connection_.exec_driver_sql(query).scalar())
         with self.application.connect() as connection_, connection_.begin() as transaction:
             try:
                 for table in inspect(connection_).get_table_names():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from sqlalchemy.engine import URL
@@ -77,7 +78,18 @@ def statements(schema: str, url: URL) -> list[str]:
     engine = url.get_backend_name()
     fraction = "" if engine == "sqlite" else "(6)"
     sql = schema.format(generated=_GENERATED[engine], fraction=fraction)
+    if engine == "mssql":
+        sql = _UNIQUE_BUT_NULL.sub(_filtered, sql)
     return [statement.strip() for statement in sql.split(";\n") if statement.strip()]
+
+
+_UNIQUE_BUT_NULL = re.compile(r"(CREATE TABLE (\w+) \((?:(?!;\n).)*?\n *(\w+) [A-Z()0-9]+ NULL) UNIQUE(.*?;\n)", re.DOTALL)
+
+
+def _filtered(found: re.Match[str]) -> str:
+    """A UNIQUE of SQL Server's takes one NULL only: there such a column has an index that leaves them out."""
+    before, table, column, after = found.groups()
+    return f"{before}{after}CREATE UNIQUE INDEX {table}_{column} ON {table} ({column}) WHERE {column} IS NOT NULL;\n"
 
 
 def load(url: URL, schema: str, rows: Iterable[str] = ()) -> None:

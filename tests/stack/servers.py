@@ -218,6 +218,7 @@ class MssqlServer:
 
     def __init__(self, url: URL) -> None:
         self._url = url
+        self._made: dict[str, URL] = {}
         self._engine = create_engine(url, isolation_level="AUTOCOMMIT", poolclass=NullPool)
         self.version()
 
@@ -228,12 +229,14 @@ class MssqlServer:
         return f"{told.splitlines()[0].partition(' - ')[0]} {version}, {_driver_of(self._url)}"
 
     def create(self, database: str) -> URL:
+        database = f"{database}_{os.getpid()}"  # the server may serve several runs
+        self._made[database] = self._url.set(database=database)
         with self._engine.connect() as connection:
             connection.execute(text(f"CREATE DATABASE [{database}]"))
             query = "SELECT snapshot_isolation_state FROM sys.databases WHERE name = :name"
             if not connection.scalar(text(query), {"name": database}):
                 connection.execute(text(f"ALTER DATABASE [{database}] SET ALLOW_SNAPSHOT_ISOLATION ON"))
-        return self._url.set(database=database)
+        return self._made[database]
 
     def drop(self, url: URL) -> None:
         with self._engine.connect() as connection:
@@ -242,8 +245,11 @@ class MssqlServer:
                 with suppress(DBAPIError):  # it went by itself
                     connection.execute(text(f"KILL {int(session)}"))
             connection.execute(text(f"DROP DATABASE IF EXISTS [{url.database}]"))
+        self._made.pop(str(url.database), None)
 
     def stop(self) -> None:
+        for url in list(self._made.values()):
+            self.drop(url)
         self._engine.dispose()
 
 

@@ -32,12 +32,27 @@ class ApplicationTrigger:
     body: str
 
 
-def findings(trigger: ApplicationTrigger, catalogue: Catalogue, mark: str, guard: str) -> Iterator[Finding]:
+@dataclass(frozen=True)
+class Effects:
+    """What is read out of a trigger's text."""
+
+    text: str
+    """Without comments and literals."""
+    written: tuple[str, ...]
+    """The tables that it inserts into, updates or deletes from."""
+    rewrites: bool
+    """Whether it changes the row that is being written."""
+    calls: tuple[str, ...]
+
+
+def findings(
+    trigger: ApplicationTrigger, catalogue: Catalogue, mark: str, guard: str, does: Effects | None = None
+) -> Iterator[Finding]:
     """`mark`: what a guarded trigger mentions; `guard`: the line to add to one that is not."""
-    body = _NOISE.sub(" ", trigger.body)
-    if catalogue.table(trigger.table) is None or mark in folded(body):
+    does = does or effects(trigger.body)
+    if catalogue.table(trigger.table) is None or folded(mark) in folded(does.text):
         return
-    written = [name for name in writes(body) if catalogue.table(name)]
+    written = [name for name in does.written if catalogue.table(name)]
     if written:
         yield must(
             "acts_twice",
@@ -46,20 +61,27 @@ def findings(trigger: ApplicationTrigger, catalogue: Catalogue, mark: str, guard
             "at the other outlets its effect would come twice.",
             guard,
         )
-    if _SET_NEW.search(body):
+    if does.rewrites:
         yield check(
             "rewrites_row",
             trigger.name,
             f"This trigger changes rows of {trigger.table} as they are written, those from other outlets too.",
             f"If it does not give the same value everywhere (a time, a user, a number): {guard}",
         )
-    for procedure in sorted({name for name in _CALL.findall(body) if name}):
+    for procedure in does.calls:
         yield check(
             "calls",
             trigger.name,
             f"This trigger of {trigger.table} calls {procedure}, whose writes are not looked into.",
             f"If {procedure} writes to a synchronised table: {guard}",
         )
+
+
+def effects(body: str) -> Effects:
+    """Of a trigger in the words of MySQL and SQLite."""
+    text = _NOISE.sub(" ", body)
+    calls = sorted({name for name in _CALL.findall(text) if name})
+    return Effects(text, tuple(writes(body)), _SET_NEW.search(text) is not None, tuple(calls))
 
 
 def writes(body: str) -> list[str]:

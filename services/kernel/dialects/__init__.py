@@ -54,6 +54,10 @@ class Dialect(Protocol):
         """Whether `locking` holds a row for certain. If not, versions are looked at again after the rows were written."""
 
     @property
+    def rights_todo(self) -> str:
+        """What gives Subak's user the rights that it lacks, for an administrator."""
+
+    @property
     def replace_version(self) -> Sequence[str]:
         """Statements that, run in their order with the same parameters, put rows into subak_version, or in the place of those there."""
 

@@ -1,4 +1,7 @@
-"""The one rule by which a time loses what its column cannot hold: half up, the same on every engine."""
+"""The one rule by which a time loses what its column cannot hold: half up, the same on every engine.
+
+There is no moment after the year 9999: what would round into it is cut.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,10 @@ def rounded(text: str, digits: int) -> str:
     steps = int(Decimal(f"0.{fraction}").scaleb(digits).to_integral_value(ROUND_HALF_UP))
     carried, steps = divmod(steps, 10**digits)
     if carried:
-        whole = _second_later(whole)
+        try:
+            whole = _second_later(whole)
+        except OverflowError:
+            steps = 10**digits - 1
     return f"{whole}.{steps:0{digits}}" if digits else whole
 
 

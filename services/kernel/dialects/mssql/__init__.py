@@ -18,6 +18,7 @@ from services.kernel.dialects.mssql import (
     errors,
     expressions,
     identity,
+    rights,
     server,
     triggers,
 )
@@ -32,6 +33,7 @@ class Mssql:
     name = "mssql"
     schema = connecting.SCHEMA
     locks_what_it_reads = False
+    rights_todo = f"As an administrator:\n{rights.SETUP}"
     replace_version = statements("mssql", "replace_version")
     one_writer = False
 

@@ -3,7 +3,8 @@
 Every value is CAST to the type of its column. A text parameter is nvarchar to the driver: compared with a varchar key it would
 make the server read, and lock, the whole index. A NULL has no type at all. Times go as text, since drivers cut their fraction.
 
-CAST cuts a text and rounds a decimal without an error: what would not fit is refused here.
+CAST cuts a text, rounds a decimal and completes a moment without its zone, without an error: what would not fit is refused here. What a
+time loses, it loses here and by our rule, since each type and each version has its own (services/kernel/dialects/TYPES.md).
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ from __future__ import annotations
 import math
 import re
 import struct
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, bindparam, cast
+from sqlalchemy import ColumnElement, bindparam, cast, func, literal_column
 from sqlalchemy.types import UserDefinedType
 
 from services.kernel.catalogue import Column, Kind
@@ -26,6 +28,17 @@ _LENGTH = re.compile(r"\w+\((\d+)\)")
 _INTEGERS = {"tinyint": (0, 2**8), "smallint": (-(2**15), 2**15), "int": (-(2**31), 2**31), "bigint": (-(2**63), 2**63)}
 _ENDLESS = {"nvarchar": "nvarchar(max)", "nchar": "nvarchar(max)", "varchar": "nvarchar(max)", "char": "nvarchar(max)"}
 """What a text to be written is cast to: it is then the column, and not the CAST, that says that it is too long."""
+
+_LEAST_FLOATS = {"float": 2.0**-1022, "real": 2.0**-126}
+"""The least number above zero: SQL Server keeps no denormal ones."""
+
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_ZONED = re.compile(r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d:\d\d(?:\.\d+)?) ?(Z|[+-]\d\d:\d\d)")
+
+_TICKS = 300
+"""A datetime's in a second."""
+
+HALF_A_MINUTE = 30
 
 
 class _Declared(UserDefinedType[Any]):
@@ -53,7 +66,12 @@ def compared(column: Column, value: Any) -> ColumnElement[Any]:
 
 def written(column: Column, value: Any) -> ColumnElement[Any]:
     """As `compared`, for a value that is put into the column."""
-    endless = _ENDLESS.get(base_type(column))
+    base = base_type(column)
+    if base == "xml":
+        # Style 1 keeps blanks between elements, which CAST drops.
+        text = cast(value, _Declared("nvarchar(max)"))
+        return func.convert(literal_column("XML"), text, literal_column("1"))
+    endless = _ENDLESS.get(base)
     return cast(value, _Declared(endless)) if endless else compared(column, value)
 
 
@@ -83,21 +101,73 @@ def bind(column: Column, value: Value) -> Value:
 
 def _text(column: Column, value: str) -> str:
     base, length = base_type(column), _length(column)
-    if base in ("varchar", "char") and length is None:
-        _encoded(column, value)
-    if column.kind in (Kind.TEXT, Kind.CHAR) and length is not None:
+    if base in ("nvarchar", "nchar") and length is not None:
         units = len(value.encode("utf-16-le", "surrogatepass")) // 2
-        if base in ("nvarchar", "nchar") and units > length:
+        if units > length:
             raise _refused(column, f"has {units} UTF-16 units")
-        if base in ("varchar", "char") and (size := _encoded(column, value)) > length:
+    if base in ("varchar", "char"):
+        size = _encoded(column, value)
+        if length is not None and size > length:
             raise _refused(column, f"has {size} bytes")
     if column.kind is Kind.DECIMAL and column.scale is not None:
         digits = len(value.partition(".")[2])
         if digits > column.scale:
             raise _refused(column, f"has {digits} decimal places")
-    if column.kind in (Kind.TIME, Kind.DATETIME) and "." in value and base not in ("datetime", "smalldatetime"):
-        return rounded(value, column.precision or 0)
+    match base:
+        case "uniqueidentifier":
+            if not _UUID.fullmatch(value):
+                raise _refused(column, "is not a UUID")
+        case "time":
+            return _time(column, value)
+        case "datetime2":
+            return rounded(value, column.precision or 0)
+        case "datetime":
+            return _in_ticks(_moment(column, value))
+        case "smalldatetime":
+            return _in_minutes(_moment(column, value))
+        case "datetimeoffset":
+            return _zoned(column, value)
     return value
+
+
+def _time(column: Column, value: str) -> str:
+    kept = rounded(value, column.precision or 0)
+    if not "00" <= kept[:2] < "24" or kept[2] != ":":
+        raise _refused(column, "is not a time of the day")
+    return kept
+
+
+def _moment(column: Column, value: str) -> datetime:
+    try:
+        return datetime.fromisoformat(value)
+    except ValueError as error:
+        raise _refused(column, "is not a day of the calendar") from error
+
+
+def _in_ticks(moment: datetime) -> str:
+    """The nearest that a datetime can hold, in the three digits with which SQL Server spells it."""
+    seconds, ticks = divmod((moment.microsecond * _TICKS * 2 + 1_000_000) // 2_000_000, _TICKS)
+    try:
+        moment += timedelta(seconds=seconds)
+    except OverflowError:
+        ticks = _TICKS - 1
+    thousandths = (ticks * 2000 + _TICKS) // (2 * _TICKS)
+    return f"{moment.replace(microsecond=0).isoformat(sep=' ')}.{thousandths:03}"
+
+
+def _in_minutes(moment: datetime) -> str:
+    """The nearest minute; half a one is rounded up."""
+    if moment.second >= HALF_A_MINUTE and moment.year < datetime.max.year:
+        moment += timedelta(minutes=1)
+    return moment.replace(second=0, microsecond=0).isoformat(sep=" ")
+
+
+def _zoned(column: Column, value: str) -> str:
+    found = _ZONED.fullmatch(value)
+    if not found:
+        raise _refused(column, "is not a moment with its zone")
+    day, clock, zone = found.groups()
+    return f"{rounded(f'{day} {clock}', column.precision or 0)} {'+00:00' if zone == 'Z' else zone}"
 
 
 def _encoded(column: Column, value: str) -> int:
@@ -115,6 +185,8 @@ def _encoded(column: Column, value: str) -> int:
 def _float(column: Column, value: float) -> float:
     if not math.isfinite(value):
         raise _refused(column, "is not finite")
+    if 0 < abs(value) < _LEAST_FLOATS.get(base_type(column), 0):
+        raise _refused(column, "is nearer to zero than SQL Server keeps a number")
     if base_type(column) == "real":
         try:
             kept = struct.unpack("f", struct.pack("f", value))[0]

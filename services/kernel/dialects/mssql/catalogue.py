@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
@@ -40,6 +41,11 @@ _FRACTIONS = {"time", "datetime2", "datetimeoffset"}
 _LENGTHS = {"char", "varchar", "binary", "varbinary"}
 _WIDE = {"nchar", "nvarchar"}
 
+_IS_JSON = re.compile(
+    r"[(\s]*isjson\s*\(\s*\[?(?P<name>.+?)\]?\s*(?:,\s*\w+\s*)?\)\s*(?:=\s*\(?1|>\s*\(?0)[)\s]*", re.IGNORECASE
+)
+"""The CHECK that makes a text column one of JSON, as the server spells it."""
+
 _UNFIT_KEYS = {Kind.FLOAT, Kind.JSON, Kind.TIME}
 _UNFIT_KEY_TYPES = {"xml", "datetimeoffset"}
 
@@ -56,6 +62,7 @@ def read(connection: Connection, patterns: Sequence[str]) -> Catalogue:
         _indexes(connection, "i.is_unique = 1 AND i.is_primary_key = 0"),
         _foreign(connection),
     )
+    json_columns = _json(connection)
     tables: list[Table] = []
     refusals: list[Refusal] = []
     relations = _relations(connection)
@@ -66,7 +73,9 @@ def read(connection: Connection, patterns: Sequence[str]) -> Catalogue:
             continue
         if not any(fnmatchcase(folded(name), folded(pattern)) for pattern in patterns):
             continue
-        table = _table(name, row, columns[row.id], keys[row.id], uniques[row.id], foreign[row.id], names)
+        table = _table(
+            name, row, columns[row.id], keys[row.id], uniques[row.id], foreign[row.id], names, json_columns[row.id]
+        )
         refused = list(_refusals(table, row, columns[row.id]))
         refusals += refused
         if not refused:
@@ -132,6 +141,16 @@ def _foreign(connection: Connection) -> _Rows:
     )
 
 
+def _json(connection: Connection) -> dict[int, set[str]]:
+    """Of each table the columns, by folded name, with CHECK (ISJSON(column) = 1)."""
+    found: dict[int, set[str]] = defaultdict(set)
+    query = "SELECT parent_object_id AS id, definition FROM sys.check_constraints WHERE is_disabled = 0"
+    for row in connection.exec_driver_sql(query):
+        if matched := _IS_JSON.fullmatch(row.definition or ""):
+            found[row.id].add(folded(matched["name"].replace("]]", "]")))
+    return found
+
+
 def _table(
     name: str,
     row: Row[Any],
@@ -140,8 +159,9 @@ def _table(
     uniques: list[Row[Any]],
     foreign: list[Row[Any]],
     names: dict[int, str],
+    json: set[str],
 ) -> Table:
-    carried = tuple(_column(column) for column in columns if _is_carried(column))
+    carried = tuple(_column(column, folded(column.name) in json) for column in columns if _is_carried(column))
     indexes: dict[int, list[str]] = defaultdict(list)
     for column in uniques:
         indexes[column.number].append(column.name)
@@ -160,9 +180,9 @@ def _is_carried(column: Row[Any]) -> bool:
     return not column.is_computed and not column.generated_always and column.base not in VERSION_TYPES
 
 
-def _column(row: Row[Any]) -> Column:
+def _column(row: Row[Any], is_json: bool) -> Column:
     base = (row.base or row.given).lower()
-    kind = KINDS.get(base, Kind.TEXT)
+    kind = Kind.JSON if is_json else KINDS.get(base, Kind.TEXT)
     precision, scale = None, None
     if kind is Kind.DECIMAL:
         precision, scale = row.digits, row.scale

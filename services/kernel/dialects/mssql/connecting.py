@@ -75,6 +75,7 @@ def engine(url: URL, purpose: Purpose, lock_seconds: float) -> Engine:
         cursor = connection.cursor()
         cursor.execute(f"SET CONTEXT_INFO {NO_MARK}")
         cursor.close()
+        connection.commit()  # SQLAlchemy has ended the transaction before this, and does not end another
 
     event.listen(made, "connect", set_up)
     if purpose is Purpose.APPLY:

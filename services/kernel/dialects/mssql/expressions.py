@@ -47,7 +47,7 @@ def _text(column: Column, value: str) -> str:
         case "datetime" | "smalldatetime" | "datetime2" | "time":
             return f"CONVERT(NVARCHAR(40), {value}, 121)"
         case "datetimeoffset":
-            return f"REPLACE(CONVERT(NVARCHAR(40), CAST({value} AS DATETIMEOFFSET(6)), 121), N'.000000', N'')"
+            return f"REPLACE({_zoned(value)}, N'.000000', N'')"
         case "varbinary" | "binary":
             return _hex(value)
         case "uniqueidentifier":
@@ -58,6 +58,13 @@ def _text(column: Column, value: str) -> str:
             return f"CONVERT(NVARCHAR(1), {value})"
         case _:
             return f"CONVERT(NVARCHAR(MAX), {value})"
+
+
+def _zoned(value: str) -> str:
+    """In six digits. What would be rounded into the year 10000 is cut: the server has no such moment."""
+    whole = f"CONVERT(NVARCHAR(40), {value}, 121)"
+    rounded = f"CONVERT(NVARCHAR(40), CAST({value} AS DATETIMEOFFSET(6)), 121)"
+    return f"CASE WHEN {whole} LIKE N'9999-12-31 %.999999[5-9] %' THEN STUFF({whole}, 27, 1, N'') ELSE {rounded} END"
 
 
 def _hex(value: str) -> str:

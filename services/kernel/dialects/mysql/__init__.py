@@ -24,6 +24,11 @@ class Mysql:
     name = "mysql"
     schema = None
     locks_what_it_reads = True
+    rights_todo = (
+        "As an administrator: GRANT SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, INDEX, TRIGGER, LOCK TABLES"
+        " ON <database>.* TO <user of SUBAK_DATABASE_URL>; on MySQL with binary logging (error 1419) also"
+        " SET PERSIST log_bin_trust_function_creators = 1."
+    )
     replace_version = statements("mysql", "replace_version")
     one_writer = False
 

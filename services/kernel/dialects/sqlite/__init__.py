@@ -23,6 +23,7 @@ class Sqlite:
     name = "sqlite"
     schema = None
     locks_what_it_reads = True
+    rights_todo = "Let Subak's user write the file and its folder (SQLite keeps its journal there)."
     replace_version = statements("sqlite", "replace_version")
     one_writer = True
 
