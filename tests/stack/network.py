@@ -23,7 +23,7 @@ from sqlalchemy import Engine, inspect, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 
-from tests.stack.application import application_engine, reading_engine
+from tests.stack.application import application_engine, reading_engine, takes
 from tests.stack.servers import die_with_parent, free_port
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -140,12 +140,7 @@ class Outlet:
                 connection.close()
             return False
         if self.engine_name == "mssql":
-            query = (
-                "SELECT COUNT(*) FROM sys.sysprocesses WHERE dbid = DB_ID() AND spid <> @@SPID"
-                " AND (open_tran > 0 OR status LIKE '%in transaction%')"
-            )
-            with self.application.connect() as connection_:
-                return bool(connection_.exec_driver_sql(query).scalar())
+            return self._somebody_is_writing()
         with self.application.connect() as connection_, connection_.begin() as transaction:
             try:
                 for table in inspect(connection_).get_table_names():
@@ -155,6 +150,19 @@ class Outlet:
             finally:
                 transaction.rollback()
         return False
+
+    def _somebody_is_writing(self) -> bool:
+        """By the server's own books: SQL Server's, or PostgreSQL's where it is one that speaks T-SQL."""
+        by_sql_server = "SELECT COUNT(*) FROM sys.dm_tran_session_transactions AS t INNER JOIN sys.dm_exec_sessions AS s"
+        by_postgresql = "SELECT COUNT(*) FROM pg_catalog.pg_stat_activity AS t INNER JOIN sys.dm_exec_sessions AS s"
+        here = " WHERE s.database_id = DB_ID() AND s.session_id <> @@SPID"
+        queries = (
+            f"{by_sql_server} ON s.session_id = t.session_id{here}",
+            f"{by_postgresql} ON s.session_id = t.pid{here} AND t.backend_xid IS NOT NULL",
+        )
+        known = [query for query in queries if takes(self.application, query)]
+        with self.application.connect() as connection:
+            return bool(connection.exec_driver_sql(known[0]).scalar())
 
     def close(self) -> None:
         self.application.dispose()

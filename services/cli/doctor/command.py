@@ -11,14 +11,14 @@ from sqlalchemy.engine import URL
 
 from services.cli.console import console, counted, print_json
 from services.cli.databases import connected, outlet_settings, shown
-from services.cli.doctor import mysql, sqlite
+from services.cli.doctor import mssql, mysql, sqlite
 from services.cli.doctor.checks import refused, strangers
 from services.cli.doctor.finding import Finding, Urgency
 from services.kernel.dialects import Purpose
 
 _ORDER = list(Urgency)
 _STYLES = {Urgency.MUST: "bold red", Urgency.CHECK: "yellow", Urgency.NOTE: "dim"}
-_EXAMINE = {"mysql": mysql.examine, "sqlite": sqlite.examine}
+_EXAMINE = {"mssql": mssql.examine, "mysql": mysql.examine, "sqlite": sqlite.examine}
 
 
 def command(as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False) -> None:
