@@ -42,7 +42,7 @@ _LENGTHS = {"char", "varchar", "binary", "varbinary"}
 _WIDE = {"nchar", "nvarchar"}
 
 _IS_JSON = re.compile(
-    r"[(\s]*isjson\s*\(\s*\[?(?P<name>.+?)\]?\s*(?:,\s*\w+\s*)?\)\s*(?:=\s*\(?1|>\s*\(?0)[)\s]*", re.IGNORECASE
+    r'[(\s]*isjson\s*\(\s*[\["]?(?P<name>.+?)[\]"]?\s*(?:,\s*\w+\s*)?\)\s*(?:=\s*\(?1|>\s*\(?0)[)\s]*', re.IGNORECASE
 )
 """The CHECK that makes a text column one of JSON, as the server spells it."""
 

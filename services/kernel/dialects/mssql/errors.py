@@ -65,7 +65,10 @@ _BY_TEXT: tuple[tuple[str, int], ...] = (
     (r"column .* does not exist|[Ii]nvalid column name", 207),
     (r"(?:relation|table) .* does not exist|[Ii]nvalid object name", 208),
     (r"permission denied", 229),
-    (r"value too long|out of range|invalid input syntax|cannot be represented|invalid byte sequence", 8152),
+    (
+        r"value too long|out of range|field overflow|invalid input syntax|cannot be represented|invalid byte sequence",
+        8152,
+    ),
     (r"violates check constraint", 547),
     (r"terminating connection|server closed the connection|the database system is", 233),
     (r"transaction is aborted", 3609),

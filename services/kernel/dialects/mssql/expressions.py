@@ -12,6 +12,9 @@ import re
 from services.kernel.catalogue import Column, Kind, Table, folded
 from services.kernel.values import canonical, wire
 
+BINARY = "Latin1_General_BIN2"
+"""The collation in which texts are the same only when they are so to the last bit; of any server."""
+
 _HEX = re.compile(r'"\{hex:([0-9A-Fa-f]*)\}"')
 
 
@@ -135,7 +138,10 @@ _DATETIME = Column("", Kind.DATETIME)
 
 
 def _escaped(text: str) -> str:
-    return rf"REPLACE(REPLACE({text}, N'\', N'\\'), N'|', N'\|')"
+    r"""`\` and `|` with a `\` before them. In binary: to most collations a wide bar is a bar. By way of |s and |b, since not every server
+    takes two `\` in a row for what is put in."""
+    encoded = rf"REPLACE(REPLACE({text} COLLATE {BINARY}, N'|', N'|b'), N'\', N'|s|s')"
+    return rf"REPLACE(REPLACE({encoded}, N'|s', N'\'), N'|b', N'\|')"
 
 
 def _without_zeros(text: str) -> str:
@@ -156,17 +162,9 @@ def _key_text(column: Column, alias: str) -> str:
         case Kind.BINARY:
             return f"LOWER({text})"
         case Kind.DATETIME:
-            fraction = {"datetime": "000", "smalldatetime": ""}.get(base_type(column))
-            whole = (
-                f"CONVERT(NVARCHAR(40), CAST({value} AS DATETIME2(6)), 121)"
-                if fraction is None
-                else f"{text} + N'{fraction}'"
-            )
-            return (
-                f"REPLACE(REPLACE({whole}, N'.000000', N''), N'.000', N'')"
-                if fraction == ""
-                else f"REPLACE({whole}, N'.000000', N'')"
-            )
+            # Each type has digits of its own, and not every server spells zeros at the end.
+            rest = f"CASE LEN({text}) WHEN 19 THEN N'.000000' ELSE N'000000' END"
+            return f"REPLACE(LEFT({text} + {rest}, 26), N'.000000', N'')"
         case Kind.TEXT:
             return _escaped(text)
         case _:
