@@ -6,6 +6,7 @@ import pytest
 
 from services.cli.doctor.application_triggers import ApplicationTrigger, findings, writes
 from services.cli.doctor.finding import Urgency
+from services.cli.doctor.tsql import effects
 from services.kernel.catalogue import Catalogue, Column, Kind, Table
 
 CATALOGUE = Catalogue(
@@ -66,3 +67,50 @@ def test_a_trigger_of_a_local_table_does_not_run_for_what_subak_applies() -> Non
 def test_what_may_differ_is_to_be_looked_at() -> None:
     assert found("SET NEW.changed = NOW()") == [(Urgency.CHECK, "rewrites_row")]
     assert found("CALL bookkeeping(NEW.id)") == [(Urgency.CHECK, "calls")]
+
+
+@pytest.mark.parametrize(
+    ("body", "tables"),
+    [
+        ("AFTER INSERT AS INSERT INTO dbo.audit SELECT id FROM inserted", ["audit"]),
+        ("AFTER INSERT, UPDATE AS SET NOCOUNT ON; insert [audit] values (1)", ["audit"]),
+        ("AFTER INSERT AS INSERT TOP (1) INTO shop.dbo.audit VALUES (1)", ["audit"]),
+        ("FOR UPDATE AS UPDATE s SET n = 1 FROM dbo.stock AS s JOIN inserted i ON i.id = s.id", ["stock"]),
+        ("FOR UPDATE AS UPDATE S SET n = 1 FROM inserted i, [stock] s WHERE i.id = s.id", ["stock"]),
+        ("FOR UPDATE AS UPDATE TOP (5) [dbo].[Order Lines] WITH (ROWLOCK) SET n = 1", ["Order Lines"]),
+        ("AFTER DELETE NOT FOR REPLICATION AS DELETE s FROM stock s WHERE 1 = 1", ["stock"]),
+        ("AFTER DELETE AS DELETE stock WHERE id IN (SELECT id FROM deleted)", ["stock"]),
+        ("AFTER INSERT AS DELETE FROM sales.stock", ["sales.stock"]),
+        (
+            "AFTER INSERT AS INSERT INTO #t VALUES (1); UPDATE stock SET n = '\\'; DELETE FROM audit",
+            ["#t", "stock", "audit"],
+        ),
+        (
+            "AFTER INSERT AS MERGE stock AS t USING inserted AS i ON 1 = 0 WHEN MATCHED THEN UPDATE SET n = 1;",
+            ["stock"],
+        ),
+        ("AFTER INSERT AS UPDATE orders SET n = 1 OUTPUT deleted.id INTO audit", ["audit", "orders"]),
+        ("AFTER INSERT AS IF UPDATE(n) SELECT 1 FROM stock -- UPDATE stock SET n = 1", []),
+        ("WITH EXECUTE AS OWNER AFTER UPDATE AS SET NOCOUNT ON /* DELETE FROM stock */", []),
+    ],
+)
+def test_writes_in_tsql(body: str, tables: list[str]) -> None:
+    found = effects(f"CREATE TRIGGER dbo.t ON dbo.orders {body}", "dbo")
+    assert sorted(found.written) == sorted(tables)
+    assert found.calls == ()
+
+
+def test_a_name_without_schema_in_tsql_may_be_in_two() -> None:
+    assert effects("CREATE TRIGGER sales.t ON sales.x AFTER INSERT AS DELETE FROM stock", "sales").written == (
+        "sales.stock",
+        "stock",
+    )
+
+
+def test_calls_in_tsql() -> None:
+    body = "AFTER INSERT AS EXEC @r = dbo.bookkeeping 1; EXECUTE (@sql); EXEC [stock take]"
+    assert effects(f"CREATE TRIGGER t ON orders WITH EXECUTE AS OWNER {body}", "dbo").calls == (
+        "dbo.bookkeeping",
+        "dynamic SQL",
+        "stock take",
+    )

@@ -34,7 +34,7 @@ STANDING = (
         "OUTPUT without INTO",
         "On a table with triggers SQL Server refuses it (error 334): INSERT ... OUTPUT inserted.id, as some libraries write it.",
         "OUTPUT ... INTO a table variable. SQLAlchemy: Table(..., implicit_returning=False) and use_insertmanyvalues=False. "
-        "EF Core 7 and later: ToTable(t => t.HasTrigger(...)) or UseSqlOutputClause(false).",
+        "EF Core 7 and later: ToTable(t => t.HasTrigger(...)); from 8 also UseSqlOutputClause(false).",
     ),
 )
 """What cannot be looked for in a database, and should be known before."""
@@ -52,9 +52,9 @@ def examine(connection: Connection, dialect: Dialect, catalogue: Catalogue) -> I
     yield from _settings(asking, triggers)
     yield from _database(asking)
     yield from tables(asking)
-    seconds = asking.one("clock")
+    microseconds = asking.one("clock")
     connection.rollback()
-    yield from clock(float(seconds))
+    yield from clock(int(microseconds) / 1_000_000)
     yield from STANDING
 
 

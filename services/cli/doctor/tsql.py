@@ -19,7 +19,7 @@ _HEADER = re.compile(
 _TOP = r"(?:TOP\s*\([^)]*\)\s*(?:PERCENT\s+)?)?"
 _WRITE = re.compile(
     rf"\bINTO\s+(?P<into>{_NAME})"
-    rf"|\b(?:INSERT|MERGE)\s+{_TOP}(?!INTO\b)(?P<insert>{_NAME})"
+    rf"|\b(?:INSERT|MERGE)\s+{_TOP}(?!(?:INTO|TOP)\b)(?P<insert>{_NAME})"
     rf"|\bUPDATE\s+{_TOP}(?P<update>{_NAME})(?:\s+WITH\s*\([^)]*\))?\s+SET\b"
     rf"|\bDELETE\s+{_TOP}(?:FROM\s+)?(?P<delete>{_NAME})",
     re.IGNORECASE,

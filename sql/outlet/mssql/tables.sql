@@ -15,7 +15,7 @@ IF @@TRANCOUNT > 0
     EXEC sp_getapplock @Resource = 'subak.tables', @LockMode = 'Exclusive', @LockOwner = 'Transaction', @LockTimeout = 20000;
 
 IF SCHEMA_ID('subak') IS NULL
-    EXEC ('CREATE SCHEMA subak');
+    EXEC ('CREATE SCHEMA subak AUTHORIZATION dbo');
 
 -- What Subak knows of this database: one row per fact.
 IF OBJECT_ID('subak.subak_state') IS NULL
