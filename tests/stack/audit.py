@@ -128,7 +128,9 @@ def _ours(table: str) -> bool:
 
 
 _SQL_SERVERS_COLUMNS = (
-    "SELECT t.name, c.name, y.name, x.key_ordinal FROM sys.tables AS t JOIN sys.columns AS c ON c.object_id = t.object_id"
+    "SELECT t.name, c.name, CASE WHEN EXISTS (SELECT 1 FROM sys.check_constraints AS k WHERE k.parent_object_id = t.object_id"
+    " AND k.definition LIKE '%isjson(%' + c.name + '%') THEN 'json' ELSE y.name END, x.key_ordinal"
+    " FROM sys.tables AS t JOIN sys.columns AS c ON c.object_id = t.object_id"
     " JOIN sys.types AS y ON y.user_type_id = c.user_type_id"
     " LEFT JOIN sys.indexes AS i ON i.object_id = t.object_id AND i.is_primary_key = 1"
     " LEFT JOIN sys.index_columns AS x ON x.object_id = i.object_id AND x.index_id = i.index_id AND x.column_id = c.column_id"
