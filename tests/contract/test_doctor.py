@@ -125,7 +125,8 @@ def test_a_guarded_trigger(database_url: URL) -> None:
         run(
             database_url,
             "CREATE TABLE IF NOT EXISTS subak_mark (Applier INTEGER PRIMARY KEY)",
-            f"CREATE TRIGGER book AFTER INSERT ON orders WHEN NOT EXISTS (SELECT 1 FROM subak_mark) BEGIN {UPDATE_STOCK} END",
+            "CREATE TRIGGER book AFTER INSERT ON orders WHEN NOT EXISTS (SELECT 1 FROM subak_mark) "
+            f"BEGIN {UPDATE_STOCK} END",
         )
     else:
         run(
@@ -316,7 +317,8 @@ def test_cascades_are_noted(database_url: URL) -> None:
     clean(database_url)
     run(
         database_url,
-        "CREATE TABLE line (id INTEGER NOT NULL PRIMARY KEY, code NVARCHAR(20) REFERENCES orders (code) ON DELETE CASCADE)",
+        "CREATE TABLE line (id INTEGER NOT NULL PRIMARY KEY,"
+        " code NVARCHAR(20) REFERENCES orders (code) ON DELETE CASCADE)",
     )
     assert of(database_url, Urgency.NOTE)["cascades"].subject == "line (code)"
 

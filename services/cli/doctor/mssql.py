@@ -25,15 +25,19 @@ STANDING = (
     note(
         "around_triggers",
         "TRUNCATE, bcp, BULK INSERT",
-        "TRUNCATE TABLE and ALTER TABLE ... SWITCH fire no trigger, nor do bcp, BULK INSERT and SqlBulkCopy of themselves: "
+        "TRUNCATE TABLE and ALTER TABLE ... SWITCH fire no trigger, nor do bcp, BULK INSERT and SqlBulkCopy of "
+        "themselves: "
         "what they change reaches no other outlet.",
-        "DELETE instead of TRUNCATE; bcp -h FIRE_TRIGGERS, BULK INSERT ... WITH (FIRE_TRIGGERS), SqlBulkCopyOptions.FireTriggers.",
+        "DELETE instead of TRUNCATE; bcp -h FIRE_TRIGGERS, BULK INSERT ... WITH (FIRE_TRIGGERS), "
+        "SqlBulkCopyOptions.FireTriggers.",
     ),
     note(
         "output",
         "OUTPUT without INTO",
-        "On a table with triggers SQL Server refuses it (error 334): INSERT ... OUTPUT inserted.id, as some libraries write it.",
-        "OUTPUT ... INTO a table variable. SQLAlchemy: Table(..., implicit_returning=False) and use_insertmanyvalues=False. "
+        "On a table with triggers SQL Server refuses it (error 334): INSERT ... OUTPUT inserted.id, as some "
+        "libraries write it.",
+        "OUTPUT ... INTO a table variable. SQLAlchemy: Table(..., implicit_returning=False) and "
+        "use_insertmanyvalues=False. "
         "EF Core 7 and later: ToTable(t => t.HasTrigger(...)); from 8 also UseSqlOutputClause(false).",
     ),
 )
@@ -59,7 +63,8 @@ def examine(connection: Connection, dialect: Dialect, catalogue: Catalogue) -> I
 
 
 def _owners(asking: Asking) -> Iterator[Finding]:
-    """Once Subak's schema is there: whether the triggers may write to it for everybody who may write to their tables."""
+    """Once Subak's schema is there: whether the triggers may write to it for everybody who may write to their "
+    "tables."""
     own = asking.one("own_owner")
     others: dict[str, list[str]] = {}
     for row in asking.rows("owners") if own else ():
@@ -69,9 +74,11 @@ def _owners(asking: Asking) -> Iterator[Finding]:
         yield check(
             "owner",
             ", ".join(names),
-            f"They belong to {owner}, Subak's tables to {own}: a trigger writes there with the rights of whoever changes a row, "
+            f"They belong to {owner}, Subak's tables to {own}: a trigger writes there with the rights of whoever "
+            "changes a row, "
             "and an application's login without them can write no longer.",
-            f"ALTER AUTHORIZATION ON SCHEMA::subak TO {identifier(owner)}; or GRANT SELECT, INSERT, UPDATE ON SCHEMA::subak "
+            f"ALTER AUTHORIZATION ON SCHEMA::subak TO {identifier(owner)}; or GRANT SELECT, INSERT, UPDATE ON "
+            "SCHEMA::subak "
             "to every user who writes to these tables.",
         )
 
@@ -86,7 +93,8 @@ def _triggers(asking: Asking, rows: Sequence[Row[Any]]) -> Iterator[Finding]:
                     "disabled",
                     row.name,
                     f"Subak's trigger of {table} is disabled: no change to it is captured.",
-                    f"ENABLE TRIGGER {_qualified(row)} ON {identifier(row.schema_name_)}.{identifier(row.table_name_)}; then "
+                    f"ENABLE TRIGGER {_qualified(row)} ON "
+                    f"{identifier(row.schema_name_)}.{identifier(row.table_name_)}; then "
                     "compare the outlets (`subak compare`).",
                 )
         elif asking.table(row) and not row.is_disabled:
@@ -96,7 +104,8 @@ def _triggers(asking: Asking, rows: Sequence[Row[Any]]) -> Iterator[Finding]:
             yield must(
                 "first_trigger",
                 row.name,
-                f"It is declared the first of {called(row.schema_name_, row.table_name_)} on {row.event_}, where Subak's must be: "
+                f"It is declared the first of {called(row.schema_name_, row.table_name_)} on {row.event_}, where "
+                "Subak's must be: "
                 "what it changes would be sent before the change it answers.",
                 f"EXEC sp_settriggerorder {literal(_qualified(row))}, 'None', '{row.event_}';",
             )
@@ -126,7 +135,8 @@ def _trigger(asking: Asking, row: Row[Any], table: str) -> Iterator[Finding]:
         yield must(
             "instead_of",
             row.name,
-            f"It acts instead of what is written to {table}, so that rows from other outlets would not arrive as they are.",
+            f"It acts instead of what is written to {table}, so that rows from other outlets would not arrive as "
+            "they are.",
             f"Move it to a view, or make it an AFTER trigger; or let it write the rows as they are, and RETURN, when "
             f"SUBSTRING(CONTEXT_INFO(), 1, 16) = {MARK}.",
         )
@@ -148,6 +158,13 @@ def _settings(asking: Asking, triggers: Sequence[Row[Any]]) -> Iterator[Finding]
             + (f" ({', '.join(others)})." if others else ". There is no such trigger now."),
             "EXEC sp_configure 'nested triggers', 1; RECONFIGURE;",
         )
+    if asking.one("nocount"):
+        yield must(
+            "nocount",
+            "user options",
+            "NOCOUNT is on for every session: nobody learns how many rows a statement changed, and Subak checks that.",
+            "EXEC sp_configure 'user options', with its present value less 512; RECONFIGURE;",
+        )
     if settings.get("disallow results from triggers") == 1:
         yield note("results", "disallow results from triggers", "It is 1. Subak's triggers return none.")
 
@@ -165,10 +182,11 @@ def _database(asking: Asking) -> Iterator[Finding]:
             yield note(
                 "recursive_triggers",
                 "RECURSIVE_TRIGGERS",
-                "It is on: a trigger that writes to its own table fires itself, also for rows that Subak applies. Subak's does not.",
+                "It is on: a trigger that writes to its own table fires itself, also for rows that Subak "
+                "applies. Subak's does not.",
             )
         if row.snapshots != 1 and not row.committed:
-            what = "Neither is on: Subak's reading waits for the application's open transactions, and they may wait for it."
+            what = "Neither is on: Subak's reading and the application's transactions wait for each other."
         elif row.snapshots != 1:
             what = (
                 "The first is off: what Subak reads may be of several moments, and it reads more often to be certain."

@@ -14,6 +14,9 @@ SELECT CAST(name AS NVARCHAR(64)) AS setting, CAST(value_in_use AS BIGINT) AS va
 FROM sys.configurations
 WHERE name IN ('nested triggers', 'disallow results from triggers');
 
+-- nocount: whether the server's `user options` keep it from saying how many rows were changed
+SELECT @@OPTIONS & 512;
+
 -- database: the database's settings that matter
 SELECT snapshot_isolation_state AS snapshots, is_read_committed_snapshot_on AS committed, is_recursive_triggers_on AS recursive_
 FROM sys.databases

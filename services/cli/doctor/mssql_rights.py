@@ -42,7 +42,8 @@ def _own_tables(asking: Asking, user: str) -> Iterator[Finding]:
             "schema subak",
             message,
             "CREATE SCHEMA subak AUTHORIZATION dbo; GO "
-            f"GRANT ALTER, REFERENCES, SELECT, INSERT, UPDATE, DELETE ON SCHEMA::subak TO {user}; GRANT CREATE TABLE TO {user};",
+            f"GRANT ALTER, REFERENCES, SELECT, INSERT, UPDATE, DELETE ON SCHEMA::subak TO {user}; GRANT CREATE "
+            f"TABLE TO {user};",
         )
         return
     for name, todo in (

@@ -40,7 +40,8 @@ FLAGS: tuple[tuple[str, Urgency, str, str], ...] = (
     (
         "memory",
         Urgency.MUST,
-        "It is memory-optimized, and takes no trigger but a natively compiled one, which could not do what Subak's does.",
+        "It is memory-optimized, and takes no trigger but a natively compiled one, which could not do what "
+        "Subak's does.",
         f"{LEAVE}, or make it a table on disk.",
     ),
     (
@@ -70,7 +71,8 @@ FLAGS: tuple[tuple[str, Urgency, str, str], ...] = (
     (
         "masked",
         Urgency.MUST,
-        "It is masked: the trigger reads with the rights of whoever writes the row, and would send the mask as its value.",
+        "It is masked: the trigger reads with the rights of whoever writes the row, and would send the mask as "
+        "its value.",
         "GRANT UNMASK to Subak's user and to every user who writes to the table, or drop the mask.",
     ),
     (
@@ -82,14 +84,16 @@ FLAGS: tuple[tuple[str, Urgency, str, str], ...] = (
     (
         "filestreams",
         Urgency.CHECK,
-        "It is a FILESTREAM: each change of the row carries the whole file, and a write to the file alone may not be captured.",
+        "It is a FILESTREAM: each change of the row carries the whole file, and a write to the file alone may "
+        "not be captured.",
         "Keep large files in a table of their own that is not synchronised.",
     ),
     (
         "replicated",
         Urgency.CHECK,
         "SQL Server's own replication publishes it.",
-        "Where the subscriber is an outlet too, take the table out of one of both: what comes in twice is sent on twice.",
+        "Where the subscriber is an outlet too, take the table out of one of both: what comes in twice is sent "
+        "on twice.",
     ),
     (
         "merged",
@@ -170,7 +174,8 @@ def _colliding(asking: Asking, row: Row[Any], table: Table, keys: Keys, last: in
         "colliding_keys",
         _where(row),
         what,
-        f"Give each outlet a range of its own, this one too: DBCC CHECKIDENT ({name}, RESEED, {keys.range}) at outlet 1, "
+        f"Give each outlet a range of its own, this one too: DBCC CHECKIDENT ({name}, RESEED, {keys.range}) at "
+        "outlet 1, "
         f"{2 * keys.range} at outlet 2, and so on up to outlet {outlets}. Rows that are there keep their keys.",
     )
 
@@ -197,7 +202,8 @@ def _sequences(asking: Asking) -> Iterator[Finding]:
             yield check(
                 "colliding_keys",
                 _where(row),
-                f"Its default, {row.definition}, makes the same keys here as at every other outlet whose sequence began alike.",
+                f"Its default, {row.definition}, makes the same keys here as at every other outlet whose sequence "
+                "began alike.",
                 "ALTER SEQUENCE ... RESTART WITH this outlet's number times 1,000,000,000 (in an int: 100,000,000): "
                 "two rows of one key are taken for one row.",
             )
@@ -220,7 +226,8 @@ def _collations(asking: Asking) -> Iterator[Finding]:
             yield check(
                 "key_accents",
                 _where(row),
-                f"Under {row.collation_} 'e' and 'é' are one key: where an outlet keeps them apart, the second is quarantined here.",
+                f"Under {row.collation_} 'e' and 'é' are one key: where an outlet keeps them apart, the second is "
+                "quarantined here.",
                 "Give the column a collation that tells accents apart (..._AS), unless such keys cannot be.",
             )
     if ignoring_case:
@@ -234,7 +241,8 @@ def _collations(asking: Asking) -> Iterator[Finding]:
         yield check(
             "code_page",
             name,
-            f"Of {', '.join(columns)} a char or varchar holds the characters of its code page only: a row that comes with others "
+            f"Of {', '.join(columns)} a char or varchar holds the characters of its code page only: a row that "
+            "comes with others "
             "(emoji, another script) is quarantined here.",
             "Make it nchar or nvarchar, unless no outlet can have such a text.",
         )
@@ -257,10 +265,12 @@ def _uniques(asking: Asking) -> Iterator[Finding]:
         yield check(
             "unique_nulls",
             index,
-            f"In this unique index of {table_name}, NULL is a value like others, and one row may have it ({', '.join(columns)}); "
+            f"In this unique index of {table_name}, NULL is a value like others, and one row may have it "
+            f"({', '.join(columns)}); "
             "the other engines let many: the second that comes in is quarantined here.",
             f"In its place: CREATE UNIQUE INDEX ... ON {table_name} ({', '.join(names)}) "
-            f"WHERE {' AND '.join(f'{name} IS NOT NULL' for name in names)}; who writes then needs QUOTED_IDENTIFIER and "
+            f"WHERE {' AND '.join(f'{name} IS NOT NULL' for name in names)}; who writes then needs "
+            "QUOTED_IDENTIFIER and "
             "ARITHABORT on, as every driver of today has them.",
         )
 
