@@ -243,7 +243,8 @@ class Store:
     def _write_run(self, table: Table, kind: str, columns: tuple[str, ...], writes: list[Write]) -> None:
         target = _sql_table(table)
         where = [
-            target.c[column.name] == self._dialect.compared(column, sa.bindparam(f"k{i}"))
+            # Without the table before it: a server may stumble over its schema there when the driver asks for the type of a NULL.
+            sa.column(column.name) == self._dialect.compared(column, sa.bindparam(f"k{i}"))
             for i, column in enumerate(table.key_columns)
         ]
         if kind == "delete":

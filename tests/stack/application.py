@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import pyodbc
@@ -38,8 +39,12 @@ def application_engine(url: URL, *, isolation: str | None = None) -> Engine:
     return create_engine(url, connect_args={"init_command": init}, pool_pre_ping=True, **options)
 
 
+@cache
 def _mssql_engine(url: URL, isolation: str) -> Engine:
-    """`OUTPUT` without INTO, which SQLAlchemy would use for generated keys, is refused on a table with triggers."""
+    """`OUTPUT` without INTO, which SQLAlchemy would use for generated keys, is refused on a table with triggers.
+
+    One for each URL, though it be disposed of again and again: SQLAlchemy asks a server much about itself when it first connects.
+    """
     engine = create_engine(with_driver(url), isolation_level=isolation, use_insertmanyvalues=False)
     engine.dialect.do_rollback = _mssql_rollback  # type: ignore[method-assign, assignment]
 
