@@ -59,8 +59,8 @@ def command(
     database_url: Annotated[
         list[str] | None,
         typer.Option(
-            help="A MySQL or MariaDB server on which outlets get a new database each; may be repeated, the outlets take "
-            "turns; sqlite:// stands for a file."
+            help="A SQL Server, MySQL or MariaDB server on which outlets get a new database each; may be repeated, the "
+            "outlets take turns; sqlite:// stands for a file."
         ),
     ] = None,
 ) -> None:

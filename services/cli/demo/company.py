@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pymysql
+import pyodbc
 from sqlalchemy.engine import URL
 
 from services.cli.statements import named
 from services.kernel.dialects import dialect_for
+from services.kernel.dialects.mssql.driver import with_driver
 from services.kernel.errors import PermanentError
 
 HERE = Path(__file__).parent
@@ -56,27 +58,18 @@ PHOTO_BYTES = 3000
 LOCK_SECONDS = 20
 """How long the shops' application waits for a lock before it calls it an error."""
 
+CONNECT_SECONDS = 10
+"""A server that does not answer by then is taken for unreachable."""
+
 
 class Application:
     """A shop's connection to its database, by the plain driver: what an application has."""
 
     def __init__(self, url: URL) -> None:
-        self._sqlite = url.get_backend_name() == "sqlite"
-        self._connection: Any
-        if self._sqlite:
-            self._connection = sqlite3.connect(url.database or "", timeout=LOCK_SECONDS, isolation_level=None)
-            self._connection.execute("PRAGMA foreign_keys = ON")
-            self._connection.execute("PRAGMA synchronous = NORMAL")
-        else:
-            self._connection = pymysql.connect(
-                host=url.host,
-                port=url.port or 3306,
-                user=url.username,
-                password=url.password or "",
-                database=url.database,
-                charset="utf8mb4",
-            )
-        self._mark = "?" if self._sqlite else "%s"
+        engine = url.get_backend_name()
+        self._sqlite = engine == "sqlite"
+        self._connection: Any = {"sqlite": _sqlite, "mssql": _mssql}.get(engine, _mysql)(url)
+        self._mark = "?" if engine in ("sqlite", "mssql") else "%s"
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -99,13 +92,46 @@ class Application:
         return rows
 
     def script(self, statements: Sequence[str]) -> None:
+        """Each statement by itself, in no transaction."""
+        if isinstance(self._connection, pyodbc.Connection):
+            self._connection.autocommit = True
         cursor = self._connection.cursor()
         for statement in statements:
             cursor.execute(statement)
         cursor.close()
+        if isinstance(self._connection, pyodbc.Connection):
+            self._connection.autocommit = False
 
     def close(self) -> None:
         self._connection.close()
+
+
+def _sqlite(url: URL) -> sqlite3.Connection:
+    connection = sqlite3.connect(url.database or "", timeout=LOCK_SECONDS, isolation_level=None)
+    connection.execute("PRAGMA foreign_keys = ON")
+    connection.execute("PRAGMA synchronous = NORMAL")
+    return connection
+
+
+def _mysql(url: URL) -> pymysql.Connection:
+    return pymysql.connect(
+        host=url.host,
+        port=url.port or 3306,
+        user=url.username,
+        password=url.password or "",
+        database=url.database,
+        charset="utf8mb4",
+        connect_timeout=CONNECT_SECONDS,
+    )
+
+
+def _mssql(url: URL) -> pyodbc.Connection:
+    url = with_driver(url)
+    (text,), options = url.get_dialect()().create_connect_args(url)
+    connection = pyodbc.connect(text, timeout=CONNECT_SECONDS, **options)
+    connection.execute(f"SET LOCK_TIMEOUT {LOCK_SECONDS * 1000}")
+    connection.commit()
+    return connection
 
 
 def shop_names(count: int) -> tuple[str, ...]:
@@ -155,25 +181,46 @@ class Site:
         if server.get_backend_name() == "sqlite":
             return URL.create("sqlite", database=str(self._folder / f"{shop}.db"))
         url = server.set(database=f"{self._prefix}_{shop}")
-        _administer(server, f"CREATE DATABASE `{url.database}` CHARACTER SET utf8mb4")
+        mssql = url.get_backend_name() == "mssql"
+        _administer(server, f"CREATE DATABASE {_quoted(url)}{'' if mssql else ' CHARACTER SET utf8mb4'}")
         self._made.append(url)
+        if mssql:
+            _administer(server, _LET_READ.format(name=url.database))
         return url
 
     def drop(self) -> None:
         """The databases on servers; the folder is its owner's to remove."""
         for url in self._made:
-            _administer(url, f"DROP DATABASE `{url.database}`")
+            if url.get_backend_name() == "mssql":
+                with suppress(PermanentError):  # not every server knows this, nor needs it
+                    _administer(url, f"ALTER DATABASE {_quoted(url)} SET SINGLE_USER WITH ROLLBACK IMMEDIATE")
+            _administer(url, f"DROP DATABASE {_quoted(url)}")
+
+
+_LET_READ = (
+    "IF EXISTS (SELECT 1 FROM sys.databases WHERE name = '{name}' AND snapshot_isolation_state = 0)"
+    " EXEC ('ALTER DATABASE [{name}] SET ALLOW_SNAPSHOT_ISOLATION ON')"
+)
+"""Who looks on keeps no till waiting."""
+
+
+def _quoted(url: URL) -> str:
+    return f"[{url.database}]" if url.get_backend_name() == "mssql" else f"`{url.database}`"
 
 
 def _administer(server: URL, statement: str) -> None:
     """Raises PermanentError `server`."""
+    database = "master" if server.get_backend_name() == "mssql" else None
     try:
-        application = Application(server.set(database=None))
-        application.script([statement])
-        application.close()
-    except pymysql.MySQLError as error:
+        application = Application(server.set(database=database))
+        try:
+            application.script([statement])
+        finally:
+            application.close()
+    except (pymysql.MySQLError, pyodbc.Error) as error:
+        said = error.args[1] if isinstance(error, pyodbc.Error) and len(error.args) > 1 else error
         raise PermanentError(
             "server",
-            f"The server of {server.render_as_string(hide_password=True)} refuses: {error}.",
+            f"The server of {server.render_as_string(hide_password=True)} refuses: {' '.join(str(said).split())}.",
             "Give --database-url the address, user and password of one that runs and may create and drop databases.",
         ) from error
