@@ -51,6 +51,7 @@ def engine(url: URL, purpose: Purpose, lock_seconds: float) -> Engine:
         f"SET LOCK_TIMEOUT {int(lock_seconds * 1000)}",
         "SET DEADLOCK_PRIORITY LOW",  # when one of two must go it is Subak, never the application
         "SET XACT_ABORT OFF",
+        "SET NOCOUNT OFF",  # how many rows a statement met is counted on
         "SET ANSI_NULLS, ANSI_PADDING, ANSI_WARNINGS, ARITHABORT, CONCAT_NULL_YIELDS_NULL, QUOTED_IDENTIFIER ON",
         "SET DATEFORMAT ymd",
     ]

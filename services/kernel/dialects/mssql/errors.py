@@ -46,7 +46,7 @@ _PERMANENT = {
     "denied": (
         "The database user may not do this.",
         "Check name and password; `subak doctor` names the permissions that are needed.",
-        "229 230 262 297 300 916 1088 2760 4060 15247 18456 15151",
+        "229 230 262 297 300 916 1088 2557 2571 2760 4060 8197 15247 18456 15151",
     ),
 }
 
