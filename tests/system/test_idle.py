@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+import pytest
 from sqlalchemy import text
 
 from tests.conftest import MakeNetwork
@@ -25,8 +26,9 @@ def _moved(network: Network) -> dict[str, int]:
     return counts
 
 
-def test_an_idle_network_carries_no_rows(make_network: MakeNetwork) -> None:
-    network = make_network(engines, SHOP, shop_rows())
+@pytest.mark.parametrize("last", ["mysql", "mssql"])
+def test_an_idle_network_carries_no_rows(make_network: MakeNetwork, last: str) -> None:
+    network = make_network({"ubud": "sqlite", "kuta": "mariadb", "lovina": last}, SHOP, shop_rows())
     with Tills(network.urls, 5, pause=0.02) as tills:
         time.sleep(2)
         tills.stop()
