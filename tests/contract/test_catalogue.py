@@ -62,7 +62,9 @@ def test_tables_columns_and_keys(schema: Schema) -> None:
     )
     price = schema.table("PRICE")
     assert folded(price.name) == "price"
-    assert tuple(map(folded, price.key)) == ("article", "zone"), "by folded name, so that every outlet builds the same row key"
+    assert tuple(map(folded, price.key)) == ("article", "zone"), (
+        "by folded name, so that every outlet builds the same row key"
+    )
     assert [(folded(column.name), column.kind, column.nullable) for column in price.columns] == [
         ("zone", Kind.INTEGER, False),
         ("article", Kind.TEXT, False),
@@ -80,7 +82,11 @@ def test_patterns_choose_tables_and_subaks_own_are_never_among_them(schema: Sche
     schema.run("CREATE VIEW sales AS SELECT id FROM sale")
     prepare(schema.connection, schema.dialect, Side.OUTLET)
     assert {folded(table.name) for table in schema.read().tables} == {"sale", "sale_line", "customer", "log"}
-    assert {folded(table.name) for table in schema.read("SALE*", "c?stomer").tables} == {"sale", "sale_line", "customer"}
+    assert {folded(table.name) for table in schema.read("SALE*", "c?stomer").tables} == {
+        "sale",
+        "sale_line",
+        "customer",
+    }
     assert schema.read("nothing").tables == schema.read("nothing").refusals == ()
 
 

@@ -41,7 +41,9 @@ def _agree(url: URL, side: Side) -> None:
                 column.name.casefold() for column in table.columns
             ], name
             key = there.get_pk_constraint(name, schema=dialect.schema)["constrained_columns"]
-            assert [column.casefold() for column in key] == [column.name.casefold() for column in table.primary_key], name
+            assert [column.casefold() for column in key] == [column.name.casefold() for column in table.primary_key], (
+                name
+            )
         version = connection.scalar(select(STATE.c.Value).where(STATE.c.Name == "schema_version"))
         assert version == str(SCHEMA_VERSION)
     engine.dispose()

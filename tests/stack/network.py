@@ -153,7 +153,9 @@ class Outlet:
 
     def _somebody_is_writing(self) -> bool:
         """By the server's own books: SQL Server's, or PostgreSQL's where it is one that speaks T-SQL."""
-        by_sql_server = "SELECT COUNT(*) FROM sys.dm_tran_session_transactions AS t INNER JOIN sys.dm_exec_sessions AS s"
+        by_sql_server = (
+            "SELECT COUNT(*) FROM sys.dm_tran_session_transactions AS t INNER JOIN sys.dm_exec_sessions AS s"
+        )
         by_postgresql = "SELECT COUNT(*) FROM pg_catalog.pg_stat_activity AS t INNER JOIN sys.dm_exec_sessions AS s"
         here = " WHERE s.database_id = DB_ID() AND s.session_id <> @@SPID"
         queries = (

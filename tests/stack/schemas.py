@@ -83,7 +83,9 @@ def statements(schema: str, url: URL) -> list[str]:
     return [statement.strip() for statement in sql.split(";\n") if statement.strip()]
 
 
-_UNIQUE_BUT_NULL = re.compile(r"(CREATE TABLE (\w+) \((?:(?!;\n).)*?\n *(\w+) [A-Z()0-9]+ NULL) UNIQUE(.*?;\n)", re.DOTALL)
+_UNIQUE_BUT_NULL = re.compile(
+    r"(CREATE TABLE (\w+) \((?:(?!;\n).)*?\n *(\w+) [A-Z()0-9]+ NULL) UNIQUE(.*?;\n)", re.DOTALL
+)
 
 
 def _filtered(found: re.Match[str]) -> str:

@@ -240,7 +240,9 @@ class MssqlServer:
 
     def drop(self, url: URL) -> None:
         with self._engine.connect() as connection:
-            query = "SELECT session_id FROM sys.dm_exec_sessions WHERE database_id = DB_ID(:name) AND session_id <> @@SPID"
+            query = (
+                "SELECT session_id FROM sys.dm_exec_sessions WHERE database_id = DB_ID(:name) AND session_id <> @@SPID"
+            )
             for session in connection.scalars(text(query), {"name": url.database}).all():
                 with suppress(DBAPIError):  # it went by itself
                     connection.execute(text(f"KILL {int(session)}"))
@@ -265,7 +267,9 @@ def _driver_of(url: URL) -> str:
 def find_mssql(folder: Path) -> Server:
     given = os.environ.get(MSSQL_URL)
     if not given:
-        raise MissingEngineError(f"{MSSQL_URL} names no SQL Server: set it to mssql+pyodbc://user:password@host:port/master")
+        raise MissingEngineError(
+            f"{MSSQL_URL} names no SQL Server: set it to mssql+pyodbc://user:password@host:port/master"
+        )
     return MssqlServer(with_driver(make_url(given)))
 
 
