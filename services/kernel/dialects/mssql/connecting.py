@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL
 
 from services.kernel.dialects import Purpose
-from services.kernel.dialects.mssql import driver, server
+from services.kernel.dialects.mssql import driver, identity, server
 
 SCHEMA = "subak"
 """Where Subak's own tables are: SQLAlchemy puts it before the names that `services.kernel.schema` gives."""
@@ -44,6 +44,7 @@ def engine(url: URL, purpose: Purpose, lock_seconds: float) -> Engine:
         driver.with_driver(url),
         connect_args={"timeout": CONNECT_SECONDS},
         execution_options={"schema_translate_map": {None: SCHEMA}},
+        use_setinputsizes=False,  # it would send a Text as varchar, in a code page: the driver alone sends Unicode
         use_insertmanyvalues=False,  # its ORDER BY says nothing that we need, and not every server takes it
     )
     made.dialect.do_rollback = _rollback  # type: ignore[method-assign, assignment]
@@ -71,9 +72,14 @@ def engine(url: URL, purpose: Purpose, lock_seconds: float) -> Engine:
     def on_begin(connection: Connection) -> None:
         connection.exec_driver_sql(f"SET CONTEXT_INFO {MARK}")
 
-    def on_reset(connection: Any, _record: Any, _state: Any) -> None:
+    def on_commit(connection: Connection) -> None:
+        identity.settle(connection.exec_driver_sql, connection.info)
+
+    def on_reset(connection: Any, record: Any, _state: Any) -> None:
         """A session that goes back to our pool is nobody's until its next transaction."""
         cursor = connection.cursor()
+        if identity.settle(cursor.execute, record.info):
+            connection.commit()
         cursor.execute(f"SET CONTEXT_INFO {NO_MARK}")
         cursor.close()
         connection.commit()  # SQLAlchemy has ended the transaction before this, and does not end another
@@ -81,5 +87,6 @@ def engine(url: URL, purpose: Purpose, lock_seconds: float) -> Engine:
     event.listen(made, "connect", set_up)
     if purpose is Purpose.APPLY:
         event.listen(made, "begin", on_begin)
+        event.listen(made, "commit", on_commit)
         event.listen(made, "reset", on_reset)
     return made

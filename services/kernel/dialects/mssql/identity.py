@@ -4,14 +4,17 @@ SQL Server moves the generator to any greater value that is given, into the rang
 the application here would get a key that is that outlet's to give. So it is set back. In between nobody else may draw a number: the
 table is locked for as long as the rows take, which is until the commit.
 
+A rollback takes the setting back away, but not the move. So what was moved is remembered with the connection, and looked at again before
+the commit (a savepoint may have been rolled back) and when the connection goes back to the pool (the transaction may have been).
+
 https://learn.microsoft.com/sql/t-sql/database-console-commands/dbcc-checkident-transact-sql
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager, suppress
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
@@ -19,59 +22,98 @@ from sqlalchemy.exc import DBAPIError
 from services.kernel.catalogue import Table
 from services.kernel.dialects.mssql.expressions import identifier, literal, relation
 
+_MOVED = "subak_identity"
+"""In a connection's `info`: the generators that were moved since its last commit, by the table's name."""
 
-@contextmanager
-def inserting(connection: Connection, table: Table) -> Iterator[None]:
-    """See `Dialect.inserting`. Does nothing for a table without an IDENTITY column."""
-    column = next((column for column in table.columns if column.immutable), None)
-    if column is None:
-        yield
-        return
-    name = relation(table)
-    # The lock is held to the end of the transaction; no row is read.
-    connection.exec_driver_sql(f"SELECT TOP (0) 1 FROM {name} WITH (TABLOCKX, HOLDLOCK)").all()  # noqa: S608 - local catalogue
-    before = _generator(connection, name)
-    connection.exec_driver_sql(f"SET IDENTITY_INSERT {name} ON")
-    try:
-        yield
-    except BaseException:
-        with suppress(DBAPIError):  # the error may have ended the transaction; the session must not keep its setting
-            _set_back(connection, name, identifier(column.name), before)
-        raise
-    _set_back(connection, name, identifier(column.name), before)
+Execute = Callable[[str], Any]
+"""A connection's or a cursor's: what it gives can be fetched from."""
 
 
 class _Generator(NamedTuple):
-    last: int
+    column: str
+    position: int
     """The value after which it goes on."""
     increment: int
 
 
-def _set_back(connection: Connection, name: str, column: str, before: _Generator) -> None:
-    connection.exec_driver_sql(f"SET IDENTITY_INSERT {name} OFF")
-    last = _last_before_a_gap(connection, name, column, before)
-    if _generator(connection, name).last != last:
-        # Without the N of a Unicode literal, which not every server takes here.
-        connection.exec_driver_sql(f"DBCC CHECKIDENT ({literal(name)[1:]}, RESEED, {last}) WITH NO_INFOMSGS")
+class _Moved(NamedTuple):
+    before: int
+    reached: int
+
+    def is_seen(self, found: _Generator) -> bool:
+        """Whether the generator is still where our rows moved it, and not where the application has drawn numbers since."""
+        return found.position != self.before and (found.position - self.reached) * found.increment >= 0
 
 
-def _last_before_a_gap(connection: Connection, name: str, column: str, before: _Generator) -> int:
-    """Where it stood, or at the end of the row of taken values that begins there: outlets without ranges of their own give the
-    same values, and the application's next row must not meet one that came from elsewhere."""
-    beyond, order = (">", "ASC") if before.increment > 0 else ("<", "DESC")
+@contextmanager
+def inserting(connection: Connection, table: Table) -> Iterator[None]:
+    """See `Dialect.inserting`. Does nothing for a table without an IDENTITY column."""
+    if not any(column.generated for column in table.columns):
+        yield
+        return
+    name = relation(table)
+    execute = connection.exec_driver_sql
+    generators: dict[str, _Moved] = connection.info.setdefault(_MOVED, {})
+    _lock(execute, name)
+    found = _generator(execute, name)
+    earlier = generators.get(name)
+    before = earlier.before if earlier and earlier.is_seen(found) else found.position
+    execute(f"SET IDENTITY_INSERT {name} ON")
+    generators[name] = _Moved(before, before)
+    try:
+        yield
+    except BaseException:
+        with suppress(DBAPIError):  # what went wrong first is what matters; the transaction may be over
+            _set_back(execute, name, generators)
+        raise
+    _set_back(execute, name, generators)
+
+
+def _set_back(execute: Execute, name: str, generators: dict[str, _Moved]) -> None:
+    execute(f"SET IDENTITY_INSERT {name} OFF")
+    before, reached = generators[name].before, _generator(execute, name).position
+    generators[name] = _Moved(before, reached)
+    if reached != before:
+        _reseed(execute, name, before)
+
+
+def settle(execute: Execute, info: MutableMapping[Any, Any]) -> bool:
+    """To be called before a commit, and after a rollback; whether something had been moved."""
+    generators: dict[str, _Moved] = info.pop(_MOVED, {})
+    for name, moved in generators.items():
+        execute(f"SET IDENTITY_INSERT {name} OFF")
+        _lock(execute, name)
+        found = _generator(execute, name)
+        if moved.is_seen(found):
+            _reseed(execute, name, _unused(execute, name, found, moved.before))
+    return bool(generators)
+
+
+def _lock(execute: Execute, name: str) -> None:
+    """To the end of the transaction; no row is read."""
+    execute(f"SELECT TOP (0) 1 FROM {name} WITH (TABLOCKX, HOLDLOCK)").fetchall()  # noqa: S608 - local catalogue
+
+
+def _generator(execute: Execute, name: str) -> _Generator:
+    """One that was never used has no last value, but gives what IDENT_CURRENT says: the seed, or what it was set to."""
     query = (
-        f"SELECT TOP (1) c.value FROM (SELECT CAST({before.last} AS DECIMAL(38, 0)) AS value"  # noqa: S608 - local catalogue
-        f" UNION ALL SELECT CAST({column} AS DECIMAL(38, 0)) FROM {name} WHERE {column} {beyond} {before.last}) AS c"
-        f" WHERE NOT EXISTS (SELECT 1 FROM {name} WHERE {column} = c.value + {before.increment}) ORDER BY c.value {order}"
-    )
-    return int(connection.exec_driver_sql(query).scalar() or 0)
-
-
-def _generator(connection: Connection, name: str) -> _Generator:
-    query = (
-        f"SELECT CASE WHEN last_value IS NULL THEN 1 ELSE 0 END, CAST(IDENT_CURRENT({literal(name)}) AS DECIMAL(38, 0)),"  # noqa: S608
-        f" CAST(IDENT_SEED({literal(name)}) AS DECIMAL(38, 0)), CAST(IDENT_INCR({literal(name)}) AS DECIMAL(38, 0))"
+        "SELECT name, CAST(last_value AS DECIMAL(38, 0)),"  # noqa: S608 - local catalogue
+        f" CAST(IDENT_CURRENT({literal(name)}) AS DECIMAL(38, 0)), CAST(IDENT_INCR({literal(name)}) AS DECIMAL(38, 0))"
         f" FROM sys.identity_columns WHERE object_id = OBJECT_ID({literal(name)})"
     )
-    unused, last, seed, increment = connection.exec_driver_sql(query).one()
-    return _Generator(int(seed - increment) if unused else int(last), int(increment))
+    column, last, current, increment = execute(query).fetchone()
+    return _Generator(column, int(current - increment if last is None else last), int(increment))
+
+
+def _unused(execute: Execute, name: str, found: _Generator, before: int) -> int:
+    """`before`, or after it what the application has drawn while the table was not locked."""
+    column = identifier(found.column)
+    query = f"SELECT COUNT(*) FROM {name} WHERE {column} = "  # noqa: S608 - local catalogue
+    while execute(f"{query}{before + found.increment}").fetchone()[0]:
+        before += found.increment
+    return before
+
+
+def _reseed(execute: Execute, name: str, before: int) -> None:
+    # Without the N of a Unicode literal, which not every server takes here.
+    execute(f"DBCC CHECKIDENT ({literal(name)[1:]}, RESEED, {before}) WITH NO_INFOMSGS")
