@@ -6,7 +6,7 @@ DESIGN.md has the proof.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import NamedTuple
 
@@ -51,6 +51,35 @@ class Read(NamedTuple):
     size: int
 
 
+def agreed(scan: Callable[[], Iterable[Waiting]]) -> list[Waiting]:
+    """What waits, by scans each of which may see half of a transaction that commits while it runs. Rows of whole transactions only.
+
+    Of a transaction that one scan saw in part, the next one, which begins after that commit, sees all. So when two scans one after
+    the other agree about the transactions that end by the first scan's last row, all of them are whole; and what one of them
+    overwrote, having been committed before, is among them. The others wait for the next call.
+    """
+    first = list(scan())
+    bound = max((row.id for row in first), default=0)
+    before = _ending_by(bound, first)
+    while before:
+        again = _ending_by(bound, scan())
+        if again == before:
+            break
+        before = again
+    return before
+
+
+def _ending_by(bound: int, rows: Iterable[Waiting]) -> list[Waiting]:
+    """The rows, by id, of those transactions that have none after `bound`."""
+    rows = sorted(rows)
+    last = {_group(row): row.id for row in rows}
+    return [row for row in rows if last[_group(row)] <= bound]
+
+
+def _group(row: Waiting) -> str | int:
+    return row.session if row.transaction is None else row.transaction
+
+
 def units(waiting: Iterable[Waiting]) -> list[Unit]:
     """The units of what one snapshot shows newly, in an order that fits every row and foreign-key dependency.
 
@@ -62,7 +91,7 @@ def units(waiting: Iterable[Waiting]) -> list[Unit]:
     for row_id, transaction, session in waiting:
         if transaction is None:
             exact = False
-        key = session if transaction is None else transaction
+        key: str | int = session if transaction is None else transaction
         ids = groups.get(key)
         if ids is None:
             ids = groups[key] = array("q")

@@ -71,7 +71,7 @@ class Cutter:
         last = self._last or self.open()
         self._last = None  # an error leaves open whether the last commit happened: then it is read again
         with self._database.snapshot() as connection:
-            found = units(reading.waiting(connection))
+            found = units(reading.waiting(connection, self._database.dialect))
         reads = reading.transactions(found, self._images, self._outlet, self._wire_image)
         changes = 0
         for batch in batches(reads):

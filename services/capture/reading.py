@@ -6,15 +6,16 @@ time: a row of `CloudQuery` never changes but for the two columns that capture i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, Select, select
 
-from services.capture.cutting import MAX_BYTES, Read, Unit, Waiting, consecutive
+from services.capture.cutting import MAX_BYTES, Read, Unit, Waiting, agreed, consecutive
 from services.capture.database import Database
 from services.kernel.change import Change, Op, Stamp, Transaction
+from services.kernel.dialects import Dialect
 from services.kernel.errors import TransientError
 from services.kernel.schema import CLOUD_QUERY
 
@@ -30,6 +31,9 @@ WireImage = Callable[[str, str], str]
 _WAITING = select(CLOUD_QUERY.c.Id, CLOUD_QUERY.c.TransactionId, CLOUD_QUERY.c.SessionId).where(
     CLOUD_QUERY.c.ExportFlag == 0, CLOUD_QUERY.c.BatchNumber.is_(None)
 )
+
+_PASSING = _WAITING.with_hint(CLOUD_QUERY, "WITH (READCOMMITTEDLOCK, ROWLOCK, READPAST)", "mssql")
+"""Where a reader would wait for those who write: rows that are not committed are passed by."""
 
 _IMAGES = select(
     CLOUD_QUERY.c.Id,
@@ -47,9 +51,16 @@ _IMAGES = select(
 _OPS = {op.value: op for op in Op}
 
 
-def waiting(connection: Connection) -> Iterator[Waiting]:
-    """The rows that are in no batch yet, without their images. To be read to its end before anything else is asked."""
-    with connection.execute(_WAITING, execution_options={"stream_results": True, "yield_per": READ_ROWS}) as rows:
+def waiting(connection: Connection, dialect: Dialect) -> Iterable[Waiting]:
+    """The rows that are in no batch yet, without their images; of whole transactions only."""
+    if dialect.scans_a_snapshot(connection):
+        return _scan(connection, _WAITING)
+    return agreed(lambda: _scan(connection, _PASSING))
+
+
+def _scan(connection: Connection, query: Select[Any]) -> Iterator[Waiting]:
+    """To be read to its end before anything else is asked."""
+    with connection.execute(query, execution_options={"stream_results": True, "yield_per": READ_ROWS}) as rows:
         for row_id, transaction, session in rows:
             yield Waiting(row_id, transaction, session)
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.capture.cutting import Read, Unit, Waiting, batches, consecutive, units
+from services.capture.cutting import Read, Unit, Waiting, agreed, batches, consecutive, units
 from services.kernel.change import Transaction
 
 
@@ -183,3 +185,53 @@ def test_a_batch_is_given_out_before_more_is_read() -> None:
 @pytest.mark.parametrize(("ids", "answer"), [([5], True), ([5, 6, 7], True), ([5, 7], False), ([1, 2, 4], False)])
 def test_a_range_stands_only_for_ids_that_were_all_read(ids: list[int], answer: bool) -> None:
     assert consecutive(ids) is answer
+
+
+class _Locked:
+    """A table under READ COMMITTED with locks, read with READPAST: a scan visits the rows by id while others write and commit, and
+    passes by what is not committed when it comes there."""
+
+    def __init__(self, events: list[tuple[str, int]], pace: list[int]) -> None:
+        """`events`: what transactions do, in time: ("write" or "commit", transaction). `pace`: how many happen between two rows."""
+        self._events = iter(events)
+        self._pace = itertools.cycle(pace)
+        self.rows: list[int] = []
+        self.committed: list[int] = []
+        self.before_row: list[frozenset[int]] = []
+        """By row: who had committed when it was written."""
+
+    def scan(self) -> Iterator[Waiting]:
+        position = 0
+        while True:
+            for kind, transaction in itertools.islice(self._events, next(self._pace)):
+                if kind == "write":
+                    self.rows.append(transaction)
+                    self.before_row.append(frozenset(self.committed))
+                elif transaction not in self.committed:
+                    self.committed.append(transaction)
+            if position == len(self.rows):
+                return
+            if self.rows[position] in self.committed:
+                yield Waiting(position + 1, str(self.rows[position]), 0)
+            position += 1
+
+
+@settings(max_examples=3_000, deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from(["write", "write", "commit"]), st.integers(0, 6)), max_size=40),
+    st.lists(st.integers(0, 3), min_size=1, max_size=9),
+)
+def test_scans_that_agree_have_whole_transactions_and_what_they_overwrote(
+    wishes: list[tuple[str, int]], pace: list[int]
+) -> None:
+    events: list[tuple[str, int]] = []
+    for kind, transaction in wishes:
+        if ("commit", transaction) not in events:
+            events.append((kind, transaction))
+    table = _Locked(events, pace)
+    found = agreed(table.scan)
+    taken = {int(row.transaction or 0) for row in found}
+    assert [row.id for row in found] == [n for n, one in enumerate(table.rows, start=1) if one in taken]
+    assert taken <= set(table.committed)
+    for row in found:
+        assert table.before_row[row.id - 1] & set(table.rows) <= taken

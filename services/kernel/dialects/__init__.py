@@ -71,6 +71,9 @@ class Dialect(Protocol):
     def server(self, connection: Connection) -> str:
         """Product and version, for people: 'MariaDB 10.11.6'."""
 
+    def scans_a_snapshot(self, connection: Connection) -> bool:
+        """Whether one SELECT on this connection (of Purpose.READ) sees one moment: no transaction in part, and waits for nobody."""
+
     def catalogue(self, connection: Connection, patterns: Sequence[str]) -> Catalogue:
         """The application's tables whose names match one of the globs (case does not count), Subak's own left out.
 

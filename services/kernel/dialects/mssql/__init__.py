@@ -43,6 +43,9 @@ class Mssql:
     def server(self, connection: Connection) -> str:
         return server.product(connection)
 
+    def scans_a_snapshot(self, connection: Connection) -> bool:
+        return bool(connection.info.get(connecting.SNAPSHOTS))
+
     def catalogue(self, connection: Connection, patterns: Sequence[str]) -> Catalogue:
         return catalogue.read(connection, patterns)
 

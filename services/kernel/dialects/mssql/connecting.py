@@ -17,6 +17,9 @@ SCHEMA = "subak"
 MARK = "0x537562616B2D6170706C696572000000"
 """'Subak-applier' as CONTEXT_INFO of the session: the triggers do nothing while it is there."""
 
+SNAPSHOTS = "subak_snapshots"
+"""In a connection's `info`: whether one SELECT sees one moment."""
+
 NO_MARK = "0x00"
 
 CONNECT_SECONDS = 10
@@ -57,13 +60,13 @@ def engine(url: URL, purpose: Purpose, lock_seconds: float) -> Engine:
         "SET DATEFORMAT ymd",
     ]
 
-    def set_up(connection: Any, _record: Any) -> None:
+    def set_up(connection: Any, record: Any) -> None:
         cursor = connection.cursor()
         for setting in settings:
             cursor.execute(setting)
-        isolation = "READ COMMITTED"
-        if purpose is Purpose.READ and server.allows_snapshots(cursor):
-            isolation = "SNAPSHOT"
+        snapshots, statements = server.snapshots(cursor)
+        isolation = "SNAPSHOT" if purpose is Purpose.READ and snapshots else "READ COMMITTED"
+        record.info[SNAPSHOTS] = isolation == "SNAPSHOT" or statements
         connection.commit()
         cursor.execute(f"SET TRANSACTION ISOLATION LEVEL {isolation}")
         cursor.close()

@@ -17,17 +17,14 @@ def product(connection: Connection) -> str:
     return f"{name} {'.'.join(version.split('.')[:3])}"
 
 
-def allows_snapshots(cursor: Any) -> bool:
-    """Whether a transaction may read one consistent snapshot (ALTER DATABASE ... SET ALLOW_SNAPSHOT_ISOLATION ON)."""
-    cursor.execute("SELECT snapshot_isolation_state FROM sys.databases WHERE database_id = DB_ID()")
+def snapshots(cursor: Any) -> tuple[bool, bool]:
+    """Whether a transaction may read one snapshot (ALTER DATABASE ... SET ALLOW_SNAPSHOT_ISOLATION ON), and whether each statement
+    does so by itself under READ COMMITTED (SET READ_COMMITTED_SNAPSHOT ON)."""
+    cursor.execute(
+        "SELECT snapshot_isolation_state, is_read_committed_snapshot_on FROM sys.databases WHERE database_id = DB_ID()"
+    )
     row = cursor.fetchone()
-    return row is not None and row[0] == 1
-
-
-def reads_are_statements(connection: Connection) -> bool:
-    """Whether one SELECT under READ COMMITTED sees one moment (ALTER DATABASE ... SET READ_COMMITTED_SNAPSHOT ON)."""
-    query = "SELECT is_read_committed_snapshot_on FROM sys.databases WHERE database_id = DB_ID()"
-    return bool(connection.exec_driver_sql(query).scalar())
+    return (False, False) if row is None else (row[0] == 1, bool(row[1]))
 
 
 _answers: WeakKeyDictionary[Engine, dict[str, bool]] = WeakKeyDictionary()

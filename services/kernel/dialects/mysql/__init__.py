@@ -38,6 +38,9 @@ class Mysql:
     def server(self, connection: Connection) -> str:
         return server.product(connection)
 
+    def scans_a_snapshot(self, connection: Connection) -> bool:
+        return True
+
     def catalogue(self, connection: Connection, patterns: Sequence[str]) -> Catalogue:
         return catalogue.read(connection, patterns)
 

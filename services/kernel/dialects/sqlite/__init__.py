@@ -33,6 +33,9 @@ class Sqlite:
     def server(self, connection: Connection) -> str:
         return f"SQLite {connection.exec_driver_sql('SELECT sqlite_version()').scalar()}"
 
+    def scans_a_snapshot(self, connection: Connection) -> bool:
+        return True
+
     def catalogue(self, connection: Connection, patterns: Sequence[str]) -> Catalogue:
         return catalogue.read(connection, patterns)
 
