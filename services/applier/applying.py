@@ -6,7 +6,7 @@ by transaction to find the culprit: it goes to quarantine, whole, and the others
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import msgspec
@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError
 
 from services.applier import quarantine
 from services.applier.planning import Situation
-from services.applier.work import DUPLICATE, Incoming, Outcome, Work
+from services.applier.work import DUPLICATE, EndedError, Incoming, Outcome, Work
 from services.kernel.catalogue import Catalogue
 from services.kernel.change import BatchId, decode_body, digest
 from services.kernel.dialects import Dialect
@@ -93,11 +93,18 @@ class Applier:
         except TransientError as error:
             if error.code != "duplicate_key" or attempt < RACES:
                 raise
+        ended: dict[int, PermanentError] = {}
+        while True:
+            try:
+                return self._one_by_one(incoming, attempt, ended)
+            except EndedError as error:
+                ended[error.position] = error.reason
+
+    def _one_by_one(self, incoming: Incoming, attempt: int, ended: Mapping[int, PermanentError]) -> Outcome:
         with self._transaction() as connection:
-            if self._seen(connection, delivery, _last(connection)):
+            if self._seen(connection, incoming.delivery, _last(connection)):
                 return DUPLICATE
-            work = self._work(connection, attempt)
-            outcome = work.one_by_one(incoming)
+            outcome = self._work(connection, attempt).one_by_one(incoming, ended)
             reach("applier.before_commit")
         reach("applier.after_commit")
         return outcome

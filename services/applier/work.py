@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import sqlalchemy as sa
-from sqlalchemy import Connection
+from sqlalchemy import Connection, NestedTransaction
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from services.applier import quarantine
@@ -52,6 +52,16 @@ class Outcome:
 
 
 DUPLICATE = Outcome(duplicate=True)
+
+
+class EndedError(Exception):
+    """The source transaction at `position` has ended the database transaction, and all that was done in it (a trigger may do that on SQL
+    Server): to be done again from the beginning, with that one put aside for `reason`."""
+
+    def __init__(self, position: int, reason: PermanentError) -> None:
+        super().__init__(reason.what)
+        self.position = position
+        self.reason = reason
 
 
 @contextmanager
@@ -108,14 +118,19 @@ class Work:
             self._note(one, outcomes[one.delivery.sequence])
         return outcomes
 
-    def one_by_one(self, incoming: Incoming) -> Outcome:
-        """Each transaction under a savepoint, in source order; what fails goes to quarantine, whole."""
+    def one_by_one(self, incoming: Incoming, ended: Mapping[int, PermanentError]) -> Outcome:
+        """Each transaction under a savepoint, in source order; what fails goes to quarantine, whole, and so do the positions of `ended`.
+
+        Raises EndedError for another one like those.
+        """
         outcome = Outcome()
         delivery = incoming.delivery
         if incoming.unreadable:
             self._put_aside(Transaction("", ()), delivery, 0, incoming.unreadable, outcome)
         for position, transaction in enumerate(incoming.transactions):
             try:
+                if position in ended:
+                    raise ended[position]
                 changes = self._parse(transaction, delivery.origin)
                 part = self._under_savepoint(changes, delivery.sequence, position)
                 outcome.add(part, len(changes))
@@ -149,25 +164,35 @@ class Work:
             with _faults():
                 self._store.execute(part)
             savepoint.commit()
-        except PermanentError:
-            savepoint.rollback()
+        except PermanentError as error:
+            self._take_back(savepoint, position, error)
             raise
         except DBAPIError as error:
             ours = self._dialect.classify(error)
             if isinstance(ours, TransientError) and ours.code != "duplicate_key":
                 raise
-            savepoint.rollback()
             if isinstance(ours, TransientError):
-                raise PermanentError(
+                refused = PermanentError(
                     ours.code,
                     f"Another row here has that primary key, as this database compares keys. ({ours.what})",
                     "Keys that differ in case, accents or blanks only are one key to some collations: give one of the rows another key,"
                     " or the column a collation that tells them apart; then retry.",
-                ) from error
-            raise PermanentError(ours.code, ours.what, ours.todo) from error
+                )
+            else:
+                refused = PermanentError(ours.code, ours.what, ours.todo)
+            self._take_back(savepoint, position, refused)
+            raise refused from error
         self._record(part, sequence, position)
         self._overlay.merge(overlay)
         return part
+
+    def _take_back(self, savepoint: NestedTransaction, position: int, reason: PermanentError) -> None:
+        try:
+            savepoint.rollback()
+        except DBAPIError as error:
+            if isinstance(self._dialect.classify(error), TransientError):
+                raise
+            raise EndedError(position, reason) from error
 
     def _put_aside(
         self, transaction: Transaction, delivery: Delivery, position: int, error: PermanentError, outcome: Outcome

@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from services.applier.applying import PATIENCE
-from services.kernel.change import NEVER, Batch, BatchId, Change, Op, Stamp, Transaction
+from services.kernel.change import NEVER, Batch, BatchId, Change, Op, Stamp, Transaction, decode_body
 from services.kernel.errors import PermanentError, ProtocolError, TransientError
 from tests.conftest import FreshDatabase
 from tests.contract.outlets import Outlet, Outlets, delivery_of
@@ -176,6 +176,32 @@ def test_poison_is_put_aside_and_the_rest_flows(three: Outlets) -> None:
     bali.applier.discard(waiting[0].id)
     assert [entry.id for entry in bali.applier.waiting()] == [waiting[2].id]
     assert bali.applier.totals()[1] == 1
+
+
+REFUSING = {
+    "sqlite": "CREATE TRIGGER rule AFTER INSERT ON sale WHEN NEW.n = 2 OR NEW.n = 4 BEGIN SELECT RAISE(ABORT, 'not two'); END",
+    "mysql": "CREATE TRIGGER rule AFTER INSERT ON sale FOR EACH ROW BEGIN"
+    " IF NEW.n IN (2, 4) THEN SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'not two'; END IF; END",
+    "mssql": "CREATE TRIGGER rule_ ON sale AFTER INSERT AS"
+    " IF EXISTS (SELECT 1 FROM inserted WHERE n IN (2, 4)) THROW 50001, 'not two', 1",
+}
+"""A rule of the application's. On SQL Server an error in a trigger ends the transaction."""
+
+
+def test_a_trigger_that_refuses_a_row_stops_nothing(outlet: Make) -> None:
+    amed, bali = outlet("amed"), outlet("bali")
+    bali.write(REFUSING[bali.dialect.name])
+    sales = []
+    for number in range(1, 6):
+        amed.write(f"INSERT INTO sale (id, sku, n) VALUES ('s{number}', 'a', {number})")
+        taken = amed.take()
+        assert taken is not None
+        sales += decode_body(taken.body)
+    outcome = bali.apply(amed.batch(*sales), 1)
+    assert [report.position for report in outcome.quarantined] == [1, 3]
+    assert all("not two" in report.reason for report in outcome.quarantined)
+    assert bali.read("SELECT id FROM sale ORDER BY id") == [("s1",), ("s3",), ("s5",)]
+    assert len(bali.applier.waiting()) == 2
 
 
 def test_what_nobody_can_apply_stops_nothing(outlet: Make) -> None:
