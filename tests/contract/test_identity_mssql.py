@@ -182,8 +182,8 @@ def test_two_outlets_with_ranges_of_their_own(make: Make) -> None:
     of_amed = [key for key, what in rows if what.startswith("amed")]
     of_bali = [key for key, what in rows if what.startswith("bali")]
     assert len(of_amed) == len(of_bali) == 10_000
-    assert 0 <= min(of_amed) and max(of_amed) < 20_000
-    assert 1_000_000 <= min(of_bali) and max(of_bali) < 1_020_000
+    assert min(of_amed) >= 0 and max(of_amed) < 20_000
+    assert min(of_bali) >= 1_000_000 and max(of_bali) < 1_020_000
     for outlet in outlets.outlets:
         assert outlet.read("SELECT COUNT(*) FROM subak_conflict") == [(0,)]
         assert outlet.read("SELECT COUNT(*) FROM subak_quarantine") == [(0,)]
