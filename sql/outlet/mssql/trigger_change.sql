@@ -13,6 +13,9 @@
 CREATE TRIGGER {{trigger}} ON {{table}} AFTER INSERT, UPDATE, DELETE AS
 BEGIN
     SET NOCOUNT ON;
+    -- Until the trigger ends, whatever your session has set: all rows of the statement are taken, and what is NULL stays NULL.
+    SET ROWCOUNT 0;
+    SET CONCAT_NULL_YIELDS_NULL ON;
 
     IF SUBSTRING(CONTEXT_INFO(), 1, 16) = {{mark}} RETURN;
     IF NOT EXISTS (SELECT 1 FROM inserted) AND NOT EXISTS (SELECT 1 FROM deleted) RETURN;
@@ -28,7 +31,8 @@ BEGIN
     );
 
     -- Its columns are named one by one below. A column that was added, dropped or renamed since then makes the rows be taken as they
-    -- are, until Subak has renewed the trigger, which takes it seconds: no statement of yours fails in the meantime.
+    -- are, until Subak has renewed the trigger, which takes it seconds: no statement of yours fails in the meantime. A name that is gone must
+    -- still mean something, or the server would refuse the trigger as a whole: then it is the NULL of that name in `missing`.
     IF {{columns_differ}}
     BEGIN
         {{any_changes}}

@@ -34,10 +34,19 @@ def triggers(connection: Connection, table: Table, outlet: str) -> tuple[Trigger
         "image": image_sql(table, "r"),
         "columns_differ": _columns_differ(connection, table),
     }
-    values["changes"] = render("mssql", "changes", values)
-    values["any_changes"] = render("mssql", "changes", values | {"image": any_image_sql("r")})
+    named = {"inserted_rows": _named(table, "inserted"), "deleted_rows": _named(table, "deleted")}
+    values["changes"] = render("mssql", "changes", values | named)
+    as_they_are = {"image": any_image_sql("r"), "inserted_rows": "inserted AS r", "deleted_rows": "deleted AS r"}
+    values["any_changes"] = render("mssql", "changes", values | as_they_are)
     sql = render("mssql", "trigger_change", values)
     return (Trigger(name, table.name, _marked(sql)),)
+
+
+def _named(table: Table, rows: str) -> str:
+    """The rows with the columns named one by one: a name without its table that `rows` has no more is one of `missing`."""
+    names = [identifier(column.name) for column in table.columns]
+    missing = ", ".join(f"CAST(NULL AS NVARCHAR(1)) AS {name}" for name in names)
+    return f"(SELECT {missing}) AS missing CROSS APPLY (SELECT {', '.join(names)} FROM {rows}) AS r"  # noqa: S608
 
 
 def _columns_differ(connection: Connection, table: Table) -> str:
