@@ -256,7 +256,7 @@ STATEMENTS: dict[str, dict[str, Sequence[str]]] = {
     },
 }
 FIRST = ("INSERT INTO item (name, n) VALUES ('a', 1), ('b', 2), ('c', 3)",)
-UNCAPTURED = {"no row", "a transaction that is taken back", "an error that is caught"}
+UNCAPTURED = {"mssql errors", "no row", "a transaction that is taken back", "an error that is caught"}
 CASES = [
     pytest.param(engine, what, id=f"{engine}-{what}")
     for engine, language in (("mssql", "mssql"), ("mariadb", "mysql"), ("mysql", "mysql"), ("sqlite", "sqlite"))
@@ -370,4 +370,5 @@ def test_the_application_sees_no_difference(
         session.close()
     without, with_triggers = seen
     assert with_triggers == without
-    assert bool(outlet.seen()) == (what not in UNCAPTURED), "the triggers were not there, or saw what was not"
+    captures = not UNCAPTURED & {what, f"{language} {what}"}
+    assert bool(outlet.seen()) == captures, "the triggers were not there, or saw what was not"
