@@ -32,9 +32,6 @@ _WAITING = select(CLOUD_QUERY.c.Id, CLOUD_QUERY.c.TransactionId, CLOUD_QUERY.c.S
     CLOUD_QUERY.c.ExportFlag == 0, CLOUD_QUERY.c.BatchNumber.is_(None)
 )
 
-_PASSING = _WAITING.with_hint(CLOUD_QUERY, "WITH (READCOMMITTEDLOCK, ROWLOCK, READPAST)", "mssql")
-"""Where a reader would wait for those who write: rows that are not committed are passed by."""
-
 _IMAGES = select(
     CLOUD_QUERY.c.Id,
     CLOUD_QUERY.c.TableName,
@@ -55,7 +52,8 @@ def waiting(connection: Connection, dialect: Dialect) -> Iterable[Waiting]:
     """The rows that are in no batch yet, without their images; of whole transactions only."""
     if dialect.scans_a_snapshot(connection):
         return _scan(connection, _WAITING)
-    return agreed(lambda: _scan(connection, _PASSING))
+    passing = dialect.passing(_WAITING, CLOUD_QUERY)
+    return agreed(lambda: _scan(connection, passing))
 
 
 def _scan(connection: Connection, query: Select[Any]) -> Iterator[Waiting]:

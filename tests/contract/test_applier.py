@@ -204,6 +204,21 @@ def test_a_trigger_that_refuses_a_row_stops_nothing(outlet: Make) -> None:
     assert len(bali.applier.waiting()) == 2
 
 
+@pytest.mark.parametrize("engine_name", ["mssql"])
+def test_a_transaction_that_ended_on_the_way_is_not_committed_in_part(outlet: Make) -> None:
+    """What comes after the end would be a transaction of its own, and begin by itself."""
+    amed = outlet("amed")
+    insert = "INSERT INTO dbo.sale (id, n) VALUES ('{}', 1)"
+    with pytest.raises(TransientError, match="ended"), amed.engine.begin() as connection:
+        connection.exec_driver_sql(insert.format("before"))
+        connection.exec_driver_sql("IF @@TRANCOUNT > 0 ROLLBACK TRANSACTION")
+        connection.exec_driver_sql(insert.format("after"))
+    assert amed.read("SELECT id FROM sale") == []
+    with amed.engine.begin() as connection:
+        connection.exec_driver_sql(insert.format("again"))
+    assert amed.read("SELECT id FROM sale") == [("again",)]
+
+
 def test_what_nobody_can_apply_stops_nothing(outlet: Make) -> None:
     amed, bali = outlet("amed"), outlet("bali")
 

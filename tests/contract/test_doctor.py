@@ -16,7 +16,8 @@ from services.kernel.dialects.mssql import rights
 from services.kernel.dialects.mssql.connecting import MARK
 from tests.conftest import FreshDatabase
 from tests.stack.application import application_engine, takes
-from tests.stack.servers import MssqlServer, MysqlServer, Servers
+from tests.stack.servers import MysqlServer, Servers
+from tests.stack.sql_server import SqlServer
 
 SERVERS = ("mariadb", "mysql")
 
@@ -333,7 +334,7 @@ def test_the_ways_around_a_trigger_are_always_noted(database_url: URL) -> None:
 def weak(database_url: URL, servers: Servers, engine_name: str) -> Iterator[URL]:
     """A login that may connect to the database, and nothing else."""
     server = servers.server(engine_name)
-    assert isinstance(server, MssqlServer)
+    assert isinstance(server, SqlServer)
     name = f"{database_url.database}_weak"
 
     def administer(*statements: str) -> None:

@@ -92,6 +92,16 @@ def test_it_goes_on_where_it_stood(make: Make, generator: str, theirs: int) -> N
     assert drawn(outlet) == second + (second - first)
 
 
+def test_keys_that_come_right_behind_are_passed_over(make: Make) -> None:
+    """Outlets without ranges of their own give the same keys."""
+    outlet = make()
+    begin = drawn(outlet)
+    for theirs in ((1, 2), (3,), (FAR,)):
+        with outlet.engine.begin() as connection:
+            put(outlet, connection, *(begin + number for number in theirs))
+    assert drawn(outlet) == begin + 4
+
+
 def test_a_key_below_moves_nothing(make: Make) -> None:
     outlet = make(start=FAR)
     own = drawn(outlet)

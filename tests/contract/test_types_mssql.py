@@ -286,6 +286,29 @@ def test_a_table_is_refused(fresh_database: FreshDatabase, declared: str, code: 
     outlet.close()
 
 
+@pytest.mark.parametrize(
+    ("table", "declared", "code"),
+    [
+        ("thing", "v NVARCHAR(450) NOT NULL PRIMARY KEY", None),
+        ("thing", "v [VARCHAR](700) NOT NULL PRIMARY KEY NONCLUSTERED", "key_size"),
+        ("thing", "a NVARCHAR(350) NOT NULL, b NVARCHAR(350) NOT NULL, PRIMARY KEY NONCLUSTERED (a, b)", "key_size"),
+        ("thing", "v VARBINARY(350) NOT NULL PRIMARY KEY", "key_size"),
+        ("thing", "v VARBINARY(300) NOT NULL PRIMARY KEY", None),
+        (f"[{'n' * 60}].[{'t' * 60}]", "v INT NOT NULL PRIMARY KEY", None),
+    ],
+)
+def test_keys_that_the_version_table_cannot_hold(
+    fresh_database: FreshDatabase, table: str, declared: str, code: str | None
+) -> None:
+    """The trigger would fail the application's write."""
+    schema, dot, _ = table.partition(".")
+    before = [f"CREATE SCHEMA {schema}"] if dot else []
+    outlet = Captured(fresh_database("mssql"), *before, f"CREATE TABLE {table} ({declared})")
+    found = outlet.catalogue
+    outlet.close()
+    assert [refusal.code for refusal in found.refusals] == ([code] if code else [])
+
+
 def test_the_page_names_every_type() -> None:
     page = (Path(dialects.__file__).parent / "TYPES.md").read_text(encoding="utf-8")
     table = "".join(line.partition("|")[2].partition("|")[0] for line in page.splitlines() if line.startswith("|"))

@@ -24,22 +24,15 @@ from pathlib import Path
 from typing import Protocol
 
 import pymysql
-from pyodbc import SQL_DRIVER_NAME, SQL_DRIVER_VER
-from sqlalchemy import create_engine, text
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.pool import NullPool
+from sqlalchemy.engine import URL
 
-from services.kernel.dialects.mssql.driver import with_driver
+from tests.stack.sql_server import MSSQL_URL, SqlServer
 
 ENGINES = ("sqlite", "mariadb", "mysql", "mssql")
 """Every engine that a test may be parametrised over."""
 
 HUB_ENGINES = ("sqlite", "mariadb", "mysql")
 """Those that the hub keeps its queue in."""
-
-MSSQL_URL = "SUBAK_TEST_MSSQL_URL"
-"""Where a SQL Server (or what speaks as one) is: mssql+pyodbc://, a login that may create and drop databases."""
 
 REQUIRED_IN_CI = ("sqlite", "mariadb")
 
@@ -211,68 +204,6 @@ class MysqlServer:
             self.process.wait()
 
 
-class MssqlServer:
-    """A SQL Server that somebody else started: databases are made and dropped beside the one that its URL names."""
-
-    name = "mssql"
-
-    def __init__(self, url: URL) -> None:
-        self._url = url
-        self._made: dict[str, URL] = {}
-        self._engine = create_engine(url, isolation_level="AUTOCOMMIT", poolclass=NullPool)
-        self.version()
-
-    def version(self) -> str:
-        with self._engine.connect() as connection:
-            told = str(connection.scalar(text("SELECT @@VERSION")))
-            version = connection.scalar(text("SELECT CAST(SERVERPROPERTY('ProductVersion') AS NVARCHAR(40))"))
-        return f"{told.splitlines()[0].partition(' - ')[0]} {version}, {_driver_of(self._url)}"
-
-    def create(self, database: str) -> URL:
-        database = f"{database}_{os.getpid()}"  # the server may serve several runs
-        self._made[database] = self._url.set(database=database)
-        with self._engine.connect() as connection:
-            connection.execute(text(f"CREATE DATABASE [{database}]"))
-            query = "SELECT snapshot_isolation_state FROM sys.databases WHERE name = :name"
-            if not connection.scalar(text(query), {"name": database}):
-                connection.execute(text(f"ALTER DATABASE [{database}] SET ALLOW_SNAPSHOT_ISOLATION ON"))
-        return self._made[database]
-
-    def drop(self, url: URL) -> None:
-        with self._engine.connect() as connection:
-            query = (
-                "SELECT session_id FROM sys.dm_exec_sessions WHERE database_id = DB_ID(:name) AND session_id <> @@SPID"
-            )
-            for session in connection.scalars(text(query), {"name": url.database}).all():
-                with suppress(DBAPIError):  # it went by itself
-                    connection.execute(text(f"KILL {int(session)}"))
-            connection.execute(text(f"DROP DATABASE IF EXISTS [{url.database}]"))
-        self._made.pop(str(url.database), None)
-
-    def stop(self) -> None:
-        for url in list(self._made.values()):
-            self.drop(url)
-        self._engine.dispose()
-
-
-def _driver_of(url: URL) -> str:
-    """'ODBC Driver 18 for SQL Server (msodbcsql 18.06.0002)'."""
-    engine = create_engine(url, poolclass=NullPool)
-    connection = engine.raw_connection()
-    name, version = (connection.driver_connection.getinfo(what) for what in (SQL_DRIVER_NAME, SQL_DRIVER_VER))  # type: ignore[union-attr]
-    connection.close()
-    return f"{name} {version}"
-
-
-def find_mssql(folder: Path) -> Server:
-    given = os.environ.get(MSSQL_URL)
-    if not given:
-        raise MissingEngineError(
-            f"{MSSQL_URL} names no SQL Server: set it to mssql+pyodbc://user:password@host:port/master"
-        )
-    return MssqlServer(with_driver(make_url(given)))
-
-
 _INIT_SQL = f"""\
 CREATE USER '{_USER}'@'%' IDENTIFIED BY '{_PASSWORD}';
 ALTER USER 'root'@'localhost' IDENTIFIED BY '{_ROOT_PASSWORD}';
@@ -357,6 +288,15 @@ def start_mysql(folder: Path) -> Server:
         [*command, *common, *_SERVER_OPTIONS, "--mysqlx=OFF", "--secure-file-priv=NULL"],
         folder,
     )
+
+
+def find_mssql(_folder: Path) -> Server:
+    given = os.environ.get(MSSQL_URL)
+    if not given:
+        raise MissingEngineError(
+            f"{MSSQL_URL} names no SQL Server: set it to mssql+pyodbc://user:password@host:port/master"
+        )
+    return SqlServer(given)
 
 
 _STARTERS: dict[str, Callable[[Path], Server]] = {

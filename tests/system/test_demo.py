@@ -13,7 +13,8 @@ from sqlalchemy.engine import URL
 
 from tests.conftest import FreshDatabase
 from tests.stack.network import REPOSITORY
-from tests.stack.servers import MssqlServer, MysqlServer, Servers
+from tests.stack.servers import MysqlServer, Servers
+from tests.stack.sql_server import SqlServer
 
 SECONDS = "6"
 LIMIT_SECONDS = 150
@@ -45,7 +46,7 @@ def owned(servers: Servers, engine_name: str) -> str:
 def left_on(servers: Servers, engine_name: str) -> list[str]:
     """The demo's databases that are still there."""
     server = servers.server(engine_name)
-    if isinstance(server, MssqlServer):
+    if isinstance(server, SqlServer):
         with server._engine.connect() as connection:
             query = "SELECT name FROM sys.databases WHERE name LIKE 'subak[_]demo[_]%'"
             return [str(name) for name in connection.exec_driver_sql(query).scalars()]
@@ -110,7 +111,7 @@ def test_a_sql_server_that_refuses_is_said(fresh_database: FreshDatabase, server
     refused(away, "127.0.0.1:1", scratch_path)
     refused(stranger, "subak_demo_nobody", scratch_path)
     server = servers.server("mssql")
-    assert isinstance(server, MssqlServer)
+    assert isinstance(server, SqlServer)
     with server._engine.connect() as connection:
         connection.exec_driver_sql("CREATE LOGIN subak_demo_nobody WITH PASSWORD = 'Nothing_1_is_secret'")
     try:

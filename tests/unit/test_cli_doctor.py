@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from services.cli.doctor.application_triggers import ApplicationTrigger, findings, writes
 from services.cli.doctor.finding import Urgency
 from services.cli.doctor.tsql import effects
 from services.kernel.catalogue import Catalogue, Column, Kind, Table
+from services.kernel.dialects.mssql import rights
 
 CATALOGUE = Catalogue(
     tuple(Table(name, (Column("id", Kind.INTEGER),), ("id",)) for name in ("Orders", "Stock", "Audit"))
@@ -114,3 +117,9 @@ def test_calls_in_tsql() -> None:
         "dynamic SQL",
         "stock take",
     )
+
+
+def test_the_readme_gives_the_rights_that_are_advised() -> None:
+    readme = " ".join((Path(__file__).parents[2] / "README.md").read_text("utf-8").split())
+    for line in rights.SETUP.replace("[<database>]", "shop").splitlines():
+        assert " ".join(line.split()) in readme

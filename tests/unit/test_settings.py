@@ -58,6 +58,14 @@ def test_what_an_outlet_is_given() -> None:
     )
 
 
+def test_sql_server_is_for_outlets_only() -> None:
+    url = "mssql+pyodbc://u:secret@h/d"
+    assert load(OutletSettings, {**OUTLET, "SUBAK_DATABASE_URL": url}).database_url.get_backend_name() == "mssql"
+    with pytest.raises(SettingsError, match=r"SUBAK_HUB_DATABASE_URL.*is for outlets") as caught:
+        load(HubDatabaseSettings, {"SUBAK_HUB_DATABASE_URL": url})
+    assert "secret" not in str(caught.value)
+
+
 def test_commands_need_a_database_only() -> None:
     assert load(HubDatabaseSettings, {"SUBAK_HUB_DATABASE_URL": "sqlite:////x.db"}).database_url.database == "/x.db"
     assert load(OutletDatabaseSettings, {"SUBAK_DATABASE_URL": "sqlite:////x.db"}).outlet is None

@@ -10,12 +10,13 @@ from sqlalchemy import Connection, Row
 from services.cli.doctor.application_triggers import ApplicationTrigger, findings
 from services.cli.doctor.checks import clock
 from services.cli.doctor.finding import Finding, check, must, note
-from services.cli.doctor.mssql_asking import SQL, Asking, called
+from services.cli.doctor.mssql_asking import SQL, Asking
 from services.cli.doctor.mssql_rights import rights
 from services.cli.doctor.mssql_tables import tables
 from services.cli.doctor.tsql import effects
 from services.kernel.catalogue import Catalogue, folded
 from services.kernel.dialects import Dialect
+from services.kernel.dialects.mssql.catalogue import called
 from services.kernel.dialects.mssql.connecting import MARK
 from services.kernel.dialects.mssql.expressions import identifier, literal
 
@@ -63,8 +64,7 @@ def examine(connection: Connection, dialect: Dialect, catalogue: Catalogue) -> I
 
 
 def _owners(asking: Asking) -> Iterator[Finding]:
-    """Once Subak's schema is there: whether the triggers may write to it for everybody who may write to their "
-    "tables."""
+    """Once Subak's schema is there: whether the triggers may write to it for everybody who may write to their tables."""
     own = asking.one("own_owner")
     others: dict[str, list[str]] = {}
     for row in asking.rows("owners") if own else ():
@@ -186,11 +186,12 @@ def _database(asking: Asking) -> Iterator[Finding]:
                 "applies. Subak's does not.",
             )
         if row.snapshots != 1 and not row.committed:
-            what = "Neither is on: Subak's reading and the application's transactions wait for each other."
-        elif row.snapshots != 1:
             what = (
-                "The first is off: what Subak reads may be of several moments, and it reads more often to be certain."
+                "Neither is on: capture passes by what is not committed and reads twice to be certain; `subak compare` and "
+                "`subak status` wait for the application's transactions."
             )
+        elif row.snapshots != 1:
+            what = "The first is off: what several statements read, as in `subak compare`, is of several moments."
         else:
             continue
         yield note(

@@ -1,4 +1,5 @@
--- What `subak doctor` asks a SQL Server. It changes nothing: what it tries is rolled back.
+-- What `subak doctor` asks a SQL Server. It changes nothing: what it tries is rolled back. One question to a statement, however alike
+-- they are: a server that lacks a column answers all the others.
 
 -- version: what came with SQL Server 2017
 SELECT STRING_AGG(w.word, ',') FROM (SELECT 'a' AS word) AS w;

@@ -12,10 +12,9 @@ from sqlalchemy.exc import DBAPIError
 from services.cli.statements import named
 from services.kernel.catalogue import Catalogue, Table
 from services.kernel.dialects import Dialect
+from services.kernel.dialects.mssql.catalogue import called
 
 SQL = named(Path(__file__).with_name("mssql.sql"))
-
-MAIN_SCHEMA = "dbo"
 
 UNKNOWN = {"missing_table", "missing_column", "denied"}
 """What a server answers that has no such thing, or does not tell this user."""
@@ -54,11 +53,6 @@ class Asking:
         finally:
             self.connection.rollback()
         return None
-
-
-def called(schema: str, table: str) -> str:
-    """As the catalogue calls it."""
-    return table if schema.lower() == MAIN_SCHEMA else f"{schema}.{table}"
 
 
 def said(error: DBAPIError) -> str:

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from services.cli.doctor.finding import Finding, check, must
-from services.cli.doctor.mssql_asking import MAIN_SCHEMA, SQL, Asking
+from services.cli.doctor.mssql_asking import SQL, Asking
 from services.kernel.catalogue import Table, folded
+from services.kernel.dialects.mssql.catalogue import MAIN_SCHEMA
 from services.kernel.dialects.mssql.expressions import identifier, literal
 
 TRIAL = "subak_doctor"

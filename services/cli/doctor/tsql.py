@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from services.cli.doctor.application_triggers import Effects
 from services.kernel.catalogue import folded
+from services.kernel.dialects.mssql.catalogue import MAIN_SCHEMA, called
 
 _NOISE = re.compile(r"/\*.*?\*/|--[^\n]*|'(?:[^']|'')*'", re.DOTALL)
 _PART = r"(?:\[(?:[^\]]|\]\])+\]|\"[^\"]+\"|[@#\w$]+)"
@@ -27,8 +28,6 @@ _WRITE = re.compile(
 _SOURCE = re.compile(rf"(?:\bFROM|\bJOIN|,)\s+(?P<table>{_NAME})\s+(?:AS\s+)?(?P<alias>{_PART})", re.IGNORECASE)
 _NEXT = re.compile(r";|\b(?:INSERT|UPDATE|DELETE|MERGE|EXEC|EXECUTE|BEGIN|END)\b", re.IGNORECASE)
 _CALL = re.compile(rf"\bEXEC(?:UTE)?(?:\s+(?:@\w+\s*=\s*)?({_NAME})|\s*\()", re.IGNORECASE)
-
-MAIN_SCHEMA = "dbo"
 
 
 def effects(definition: str, schema: str) -> Effects:
@@ -69,4 +68,4 @@ def _names(name: str, schema: str) -> Iterator[str]:
     parts = _parts(name)
     given = parts[-2] if len(parts) > 1 and ".." not in re.sub(r"\s", "", name) else None
     for place in [given] if given else dict.fromkeys((schema, MAIN_SCHEMA)):
-        yield parts[-1] if place.lower() == MAIN_SCHEMA else f"{place}.{parts[-1]}"
+        yield called(place, parts[-1])

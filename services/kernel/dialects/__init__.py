@@ -108,6 +108,10 @@ class Dialect(Protocol):
         deletion and changes of the key (`share`), or against any write. Unless `patient`, a lock that another holds is an error at once.
         """
 
+    def passing(self, query: Select[Any], here: FromClause) -> Select[Any]:
+        """`query`, which reads the one table `here`, so that it passes by rows that others have locked. For where
+        `scans_a_snapshot` is false."""
+
     def compared(self, column: Column, value: Any) -> ColumnElement[Any]:
         """A value that `bind` gave, or a bind parameter for one, as an expression to compare the column with."""
 
@@ -145,7 +149,7 @@ class Dialect(Protocol):
     def classify(self, error: Exception) -> SubakError:
         """The driver's error as ours; one of ours as it is.
 
-        TransientError: `deadlock`, `lock_timeout`, `busy`, `changed`, `timeout`, `connection`, `read_only`, `disk_full`, `duplicate_key` (a race
+        TransientError: `deadlock`, `lock_timeout`, `busy`, `changed`, `ended`, `timeout`, `connection`, `read_only`, `disk_full`, `duplicate_key` (a race
         on the primary key). PermanentError: `foreign_key`, `unique`, `check`, `not_null`, `value`, `packet`, `missing_table`,
         `missing_column`, `denied`, `database` (anything else).
         """

@@ -75,6 +75,9 @@ class Mssql:
         hints = ["REPEATABLEREAD" if share else "UPDLOCK", "ROWLOCK"]
         return query.with_hint(here, f"WITH ({', '.join(hints if patient else [*hints, 'NOWAIT'])})", "mssql")
 
+    def passing(self, query: Select[Any], here: FromClause) -> Select[Any]:
+        return query.with_hint(here, "WITH (READCOMMITTEDLOCK, ROWLOCK, READPAST)", "mssql")
+
     def compared(self, column: Column, value: Any) -> ColumnElement[Any]:
         return binding.compared(column, value)
 

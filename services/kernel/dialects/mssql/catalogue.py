@@ -49,6 +49,10 @@ _IS_JSON = re.compile(
 _UNFIT_KEYS = {Kind.FLOAT, Kind.JSON, Kind.TIME}
 _UNFIT_KEY_TYPES = {"xml", "datetimeoffset"}
 
+MAX_NAME = 150
+MAX_KEY = 699
+"""Characters of a table's name and of a row key (a bar comes behind it) that the version table's index can hold: 1,700 bytes in all."""
+
 KEY_FRACTION = 6
 """Digits of a second that travel: two keys that differ in the seventh would be one."""
 
@@ -66,7 +70,7 @@ def read(connection: Connection, patterns: Sequence[str]) -> Catalogue:
     tables: list[Table] = []
     refusals: list[Refusal] = []
     relations = _relations(connection)
-    names = {row.id: _name(row.schema_name_, row.name) for row in relations}
+    names = {row.id: called(row.schema_name_, row.name) for row in relations}
     for row in relations:
         name = names[row.id]
         if row.schema_name_.lower() == SCHEMA or is_own_table(row.name):
@@ -83,7 +87,8 @@ def read(connection: Connection, patterns: Sequence[str]) -> Catalogue:
     return Catalogue(tuple(tables), tuple(refusals))
 
 
-def _name(schema: str, table: str) -> str:
+def called(schema: str, table: str) -> str:
+    """The table's name for all outlets."""
     return table if schema.lower() == MAIN_SCHEMA else f"{schema}.{table}"
 
 
@@ -256,11 +261,29 @@ def _refusals(table: Table, row: Row[Any], columns: list[Row[Any]]) -> Iterator[
         elif column.name in table.key and column.declared == "datetime2(7)":
             what = f"{where}: of a {column.declared} six digits travel, and two keys might become one."
             yield Refusal(name, column.name, "key_type", what, "Make it a datetime2(6) or less.")
+    if len(name) > MAX_NAME:
+        what = f"{name} has a name of more than {MAX_NAME} characters."
+        yield Refusal(name, None, "name", what, "Rename it, or leave it out of SUBAK_TABLES.")
+    if (size := sum(_key_size(column) for column in table.columns if column.name in table.key)) > MAX_KEY:
+        what = f"{name}: a row's key may have {size} characters; Subak keeps {MAX_KEY}."
+        yield Refusal(name, None, "key_size", what, f"Make the key's columns shorter, {leave}")
     carried = {column.name for column in table.columns}
     for key in table.key:
         if key not in carried:
             what = f"{name}: the key column {key} is computed."
             yield Refusal(name, key, "key_type", what, "Make the key of columns that hold their values.")
+
+
+def _key_size(column: Column) -> int:
+    """Characters that the column may have in a row key, with a bar before the next one."""
+    length = re.search(r"\((\d+)\)", column.declared)
+    if column.kind not in (Kind.TEXT, Kind.CHAR, Kind.BINARY) or not length:
+        return _KEY_OF_FIXED_SIZE
+    return int(length[1]) * (2 if column.kind is Kind.BINARY else 1) + 1
+
+
+_KEY_OF_FIXED_SIZE = 42
+"""A decimal of 38 digits with sign, point and bar; a UUID and a moment have less."""
 
 
 def _instead(base: str) -> str:

@@ -10,6 +10,7 @@ from sqlalchemy.engine import URL
 
 from services.kernel.dialects import Purpose
 from services.kernel.dialects.mssql import driver, identity, server
+from services.kernel.errors import TransientError
 
 SCHEMA = "subak"
 """Where Subak's own tables are: SQLAlchemy puts it before the names that `services.kernel.schema` gives."""
@@ -24,6 +25,17 @@ NO_MARK = "0x00"
 
 CONNECT_SECONDS = 10
 """A server that does not answer by then is taken for unreachable."""
+
+_BEGIN = "SELECT TOP (0) object_id FROM sys.objects"
+"""Where transactions begin by themselves, a statement that reads a table begins one."""
+
+_HOLD = "EXEC sp_getapplock @Resource = 'subak.applying', @LockMode = 'Shared', @LockOwner = 'Transaction', @LockTimeout = 0"
+_HELD = "SELECT APPLOCK_MODE('public', 'subak.applying', 'Transaction')"
+"""A lock that nobody waits for, and that goes with its transaction: 'NoLock' when that is not the one that took it."""
+
+_NOT_HELD = "NoLock"
+_HOLDS = "subak_holds"
+"""In a connection's `info`: whether its transaction holds that lock."""
 
 pyodbc.pooling = False
 """The driver manager's own pool would hand a session that is marked to whoever asks next."""
@@ -74,9 +86,17 @@ def engine(url: URL, purpose: Purpose, lock_seconds: float) -> Engine:
 
     def on_begin(connection: Connection) -> None:
         connection.exec_driver_sql(f"SET CONTEXT_INFO {MARK}")
+        connection.exec_driver_sql(_BEGIN).all()
+        connection.exec_driver_sql(_HOLD)
+        connection.info[_HOLDS] = connection.exec_driver_sql(_HELD).scalar() != _NOT_HELD
 
     def on_commit(connection: Connection) -> None:
+        """An error that nobody told may have ended the transaction, and another begun by itself: half of it must not be committed."""
         identity.settle(connection.exec_driver_sql, connection.info)
+        if connection.info.pop(_HOLDS, False) and connection.exec_driver_sql(_HELD).scalar() == _NOT_HELD:
+            raise TransientError(
+                "ended", "The database ended the transaction on the way.", "It is tried again by itself."
+            )
 
     def on_reset(connection: Any, record: Any, _state: Any) -> None:
         """A session that goes back to our pool is nobody's until its next transaction."""

@@ -1,4 +1,4 @@
-"""Rows with a given IDENTITY value: the generator goes on afterwards where it stood.
+"""Rows with a given IDENTITY value: the generator goes on afterwards where it stood, or after what has been taken from there on.
 
 SQL Server moves the generator to any greater value that is given, into the range of the outlet that the row comes from: the next row of
 the application here would get a key that is that outlet's to give. So it is set back. In between nobody else may draw a number: the
@@ -71,9 +71,10 @@ def inserting(connection: Connection, table: Table) -> Iterator[None]:
 
 def _set_back(execute: Execute, name: str, generators: dict[str, _Moved]) -> None:
     execute(f"SET IDENTITY_INSERT {name} OFF")
-    before, reached = generators[name].before, _generator(execute, name).position
-    generators[name] = _Moved(before, reached)
-    if reached != before:
+    found = _generator(execute, name)
+    before = _unused(execute, name, found, generators[name].before)
+    generators[name] = _Moved(before, found.position)
+    if found.position != before:
         _reseed(execute, name, before)
 
 
@@ -106,7 +107,8 @@ def _generator(execute: Execute, name: str) -> _Generator:
 
 
 def _unused(execute: Execute, name: str, found: _Generator, before: int) -> int:
-    """`before`, or after it what the application has drawn while the table was not locked."""
+    """`before`, or the last of the taken values that follow it without a gap: what the application has drawn while the table was not
+    locked, or what outlets without ranges of their own have given too. The application's next row must not meet one of them."""
     column = identifier(found.column)
     query = f"SELECT COUNT(*) FROM {name} WHERE {column} = "  # noqa: S608 - local catalogue
     while execute(f"{query}{before + found.increment}").fetchone()[0]:

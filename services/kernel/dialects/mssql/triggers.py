@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 from services.kernel.catalogue import Table
 from services.kernel.dialects import Trigger
 from services.kernel.dialects.mssql import server
-from services.kernel.dialects.mssql.catalogue import MAIN_SCHEMA
+from services.kernel.dialects.mssql.catalogue import MAIN_SCHEMA, called
 from services.kernel.dialects.mssql.connecting import MARK
 from services.kernel.dialects.mssql.expressions import any_image_sql, identifier, image_sql, key_sql, literal, relation
 from services.kernel.dialects.template import PREFIX, render, trigger_name
@@ -78,10 +78,7 @@ def installed(connection: Connection) -> dict[str, Trigger]:
     found = {}
     for row in rows:
         if row.name.lower().startswith(PREFIX):
-            table = (
-                row.table_name_ if row.schema_name_.lower() == MAIN_SCHEMA else f"{row.schema_name_}.{row.table_name_}"
-            )
-            found[row.name] = Trigger(row.name, table, row.body or "")
+            found[row.name] = Trigger(row.name, called(row.schema_name_, row.table_name_), row.body or "")
     return found
 
 

@@ -72,6 +72,9 @@ class Mysql:
             .with_hint(here, "FORCE INDEX (PRIMARY)", "mariadb")
         )
 
+    def passing(self, query: Select[Any], here: FromClause) -> Select[Any]:
+        return query
+
     def compared(self, column: Column, value: Any) -> ColumnElement[Any]:
         return value if isinstance(value, ColumnElement) else literal(value)
 

@@ -63,6 +63,9 @@ class Sqlite:
     def locking(self, query: Select[Any], here: FromClause, *, share: bool, patient: bool) -> Select[Any]:
         return query  # BEGIN IMMEDIATE has locked the whole database
 
+    def passing(self, query: Select[Any], here: FromClause) -> Select[Any]:
+        return query
+
     def compared(self, column: Column, value: Any) -> ColumnElement[Any]:
         return value if isinstance(value, ColumnElement) else literal(value)
 
