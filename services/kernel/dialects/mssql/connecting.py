@@ -100,6 +100,7 @@ def engine(url: URL, purpose: Purpose, lock_seconds: float) -> Engine:
 
     def on_reset(connection: Any, record: Any, _state: Any) -> None:
         """A session that goes back to our pool is nobody's until its next transaction."""
+        _rollback(connection)  # SQLAlchemy leaves it open, and takes it for ended, when `on_commit` raises
         cursor = connection.cursor()
         if identity.settle(cursor.execute, record.info):
             connection.commit()
