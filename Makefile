@@ -26,6 +26,7 @@ check: setup  ## style, types, layering, SQL
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/sqlfluff lint sql
+	@$(BIN)/pytest --quiet tests/unit/test_tsql.py
 
 unit: setup  ## the tests that need no server, in under a minute
 	@$(BIN)/pytest tests/unit

@@ -21,25 +21,31 @@ _DIGEST = re.compile(r"BEGIN /\* Subak ([0-9a-f]{16}) \*/")
 
 
 def triggers(connection: Connection, table: Table, outlet: str) -> tuple[Trigger, ...]:
+    query = f"SELECT MAX(column_id) FROM sys.columns WHERE object_id = OBJECT_ID({literal(relation(table))})"  # noqa: S608 - local catalogue
+    last = int(connection.exec_driver_sql(query).scalar() or 0)
     name = trigger_name(table.name, "change")
+    return (Trigger(name, table.name, _marked(rendered(table, outlet, last, _transaction_name(connection)))),)
+
+
+def rendered(table: Table, outlet: str, last_column: int, transaction_name: str) -> str:
+    """The trigger's statement for a table whose greatest column_id is `last_column`."""
     values = {
-        "trigger": f"{identifier(table.schema or MAIN_SCHEMA)}.{identifier(name)}",
+        "trigger": f"{identifier(table.schema or MAIN_SCHEMA)}.{identifier(trigger_name(table.name, 'change'))}",
         "table": relation(table),
         "table_name": literal(table.name),
         "outlet": literal(outlet),
         "mark": MARK,
         "now": "DATEDIFF_BIG(MICROSECOND, '1970-01-01', SYSUTCDATETIME())",
-        "transaction_name": _transaction_name(connection),
+        "transaction_name": transaction_name,
         "key": key_sql(table, "r"),
         "image": image_sql(table, "r"),
-        "columns_differ": _columns_differ(connection, table),
+        "columns_differ": _columns_differ(table, last_column),
     }
     named = {"inserted_rows": _named(table, "inserted"), "deleted_rows": _named(table, "deleted")}
     values["changes"] = render("mssql", "changes", values | named)
     as_they_are = {"image": any_image_sql("r"), "inserted_rows": "inserted AS r", "deleted_rows": "deleted AS r"}
     values["any_changes"] = render("mssql", "changes", values | as_they_are)
-    sql = render("mssql", "trigger_change", values)
-    return (Trigger(name, table.name, _marked(sql)),)
+    return render("mssql", "trigger_change", values)
 
 
 def _named(table: Table, rows: str) -> str:
@@ -49,14 +55,12 @@ def _named(table: Table, rows: str) -> str:
     return f"(SELECT {missing}) AS missing CROSS APPLY (SELECT {', '.join(names)} FROM {rows}) AS r"  # noqa: S608
 
 
-def _columns_differ(connection: Connection, table: Table) -> str:
+def _columns_differ(table: Table, last_column: int) -> str:
     """Whether a column is gone, or one has come. Who may not see the table's definition sees no column at all, and no difference."""
     name = literal(relation(table))
-    query = f"SELECT MAX(column_id) FROM sys.columns WHERE object_id = OBJECT_ID({name})"  # noqa: S608 - local catalogue
-    last = connection.exec_driver_sql(query).scalar()
     gone = "\n            OR ".join(f"COL_LENGTH({name}, {literal(column.name)}) IS NULL" for column in table.columns)
     key = f"COL_LENGTH({name}, {literal(table.key[0])}) IS NOT NULL"
-    come = f"COL_NAME(OBJECT_ID({name}), {int(last or 0) + 1}) IS NOT NULL"
+    come = f"COL_NAME(OBJECT_ID({name}), {last_column + 1}) IS NOT NULL"
     return f"(\n        {come}\n        OR {key} AND (\n            {gone}\n        )\n    )"
 
 
