@@ -11,6 +11,7 @@ from sqlalchemy.engine import URL
 from services.kernel.dialects import Purpose, dialect_for
 from services.kernel.errors import PermanentError
 from services.kernel.schema import SCHEMA_VERSION, STATE, TABLES, Side, prepare
+from tests.stack.reflecting import primary_key
 
 TRIGGERS_OWN = {"sqlite": {"subak_mark", "subak_replaced"}, "mysql": {"subak_cascaded"}, "mssql": set()}
 """What only the triggers read and write."""
@@ -40,7 +41,7 @@ def _agree(url: URL, side: Side) -> None:
             assert [column["name"].casefold() for column in there.get_columns(name, schema=dialect.schema)] == [
                 column.name.casefold() for column in table.columns
             ], name
-            key = there.get_pk_constraint(name, schema=dialect.schema)["constrained_columns"]
+            key = primary_key(connection, name, dialect.schema)
             assert [column.casefold() for column in key] == [column.name.casefold() for column in table.primary_key], (
                 name
             )

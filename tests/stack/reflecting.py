@@ -14,6 +14,8 @@ from sqlalchemy import (
     MetaData,
     Table,
     UniqueConstraint,
+    inspect,
+    text,
     types,
 )
 from sqlalchemy.dialects import mssql
@@ -49,6 +51,19 @@ def reflect(url: URL) -> MetaData:
         )
     engine.dispose()
     return metadata
+
+
+def primary_key(connection: Connection, table: str, schema: str | None) -> list[str]:
+    if connection.dialect.name != "mssql":
+        return inspect(connection).get_pk_constraint(table, schema=schema)["constrained_columns"]
+    query = text(
+        "SELECT k.COLUMN_NAME FROM INFORMATION_SCHEMA.KEY_COLUMN_USAGE AS k"
+        " JOIN INFORMATION_SCHEMA.TABLE_CONSTRAINTS AS c"
+        " ON c.CONSTRAINT_SCHEMA = k.CONSTRAINT_SCHEMA AND c.CONSTRAINT_NAME = k.CONSTRAINT_NAME"
+        " WHERE c.CONSTRAINT_TYPE = 'PRIMARY KEY' AND LOWER(k.TABLE_SCHEMA) = LOWER(:schema)"
+        " AND LOWER(k.TABLE_NAME) = LOWER(:name) ORDER BY k.ORDINAL_POSITION"
+    )
+    return list(connection.scalars(query, {"schema": schema, "name": table}))
 
 
 def _reflect_by_sys(connection: Connection, metadata: MetaData) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pyodbc
@@ -32,6 +33,9 @@ _BEGIN = "SELECT TOP (0) object_id FROM sys.objects"
 _HOLD = "EXEC sp_getapplock @Resource = 'subak.applying', @LockMode = 'Shared', @LockOwner = 'Transaction', @LockTimeout = 0"
 _HELD = "SELECT APPLOCK_MODE('public', 'subak.applying', 'Transaction')"
 """A lock that nobody waits for, and that goes with its transaction: 'NoLock' when that is not the one that took it."""
+
+_OWN = re.compile(rf"(INSERT INTO|UPDATE|DELETE FROM) {SCHEMA}\.")
+"""A statement that writes to one of our tables."""
 
 _NOT_HELD = "NoLock"
 _HOLDS = "subak_holds"
@@ -98,6 +102,10 @@ def engine(url: URL, purpose: Purpose, lock_seconds: float) -> Engine:
                 "ended", "The database ended the transaction on the way.", "It is tried again by itself."
             )
 
+    def on_execute(_connection: Connection, cursor: Any, sql: str, _parameters: Any, _context: Any, many: bool) -> None:
+        """All rows in one message, into our own tables: of the application's columns the driver would have to guess what they hold."""
+        cursor.fast_executemany = many and _OWN.match(sql) is not None
+
     def on_reset(connection: Any, record: Any, _state: Any) -> None:
         """A session that goes back to our pool is nobody's until its next transaction."""
         _rollback(connection)  # SQLAlchemy leaves it open, and takes it for ended, when `on_commit` raises
@@ -110,6 +118,7 @@ def engine(url: URL, purpose: Purpose, lock_seconds: float) -> Engine:
 
     event.listen(made, "connect", set_up)
     if purpose is Purpose.APPLY:
+        event.listen(made, "before_cursor_execute", on_execute)
         event.listen(made, "begin", on_begin)
         event.listen(made, "commit", on_commit)
         event.listen(made, "reset", on_reset)
