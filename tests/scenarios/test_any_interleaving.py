@@ -73,7 +73,7 @@ _step: st.SearchStrategy[Any] = st.one_of(*[_write] * 8, st.builds(Kill, st.samp
 
 def _perform(network: Network, write: Write, base: int) -> None:
     outlet = network.outlets[write.outlet]
-    clock = write.clock if outlet.engine_name != "sqlite" else 0.0
+    clock = write.clock if outlet.engine_name in ("mysql", "mariadb") else 0.0  # elsewhere it is the machine's
     with outlet.application.begin() as connection:
         if clock:
             connection.exec_driver_sql(f"SET SESSION timestamp = UNIX_TIMESTAMP(NOW(6)) + {clock}")

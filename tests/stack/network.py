@@ -32,14 +32,17 @@ STOP_SECONDS = 15.0
 LOG_TAIL_BYTES = 6000
 
 
+BOOK_ROWS = 24
+"""Of each table, the last ones are told when a test has failed."""
+
 _HUB_BOOKS = (
-    "SELECT Sequence, Origin, Number, Changes, Transactions FROM subak_batch ORDER BY Sequence DESC LIMIT 12",
-    "SELECT Outlet, Sequence, ExportFlag FROM subak_delivery ORDER BY Sequence DESC LIMIT 24",
+    "SELECT Sequence, Origin, Number, Changes, Transactions FROM subak_batch ORDER BY Sequence DESC",
+    "SELECT Outlet, Sequence, ExportFlag FROM subak_delivery ORDER BY Sequence DESC",
 )
 _OUTLET_BOOKS = (
-    "SELECT Sequence, Origin, Number, Changes, Quarantined FROM subak_ledger ORDER BY Sequence DESC LIMIT 12",
-    "SELECT Id, Sequence, Position, Origin, Code, Reason, State FROM subak_quarantine ORDER BY Id DESC LIMIT 12",
-    "SELECT Id, TableName, Operation, RowKey, Stamp, BatchNumber, ExportFlag FROM CloudQuery ORDER BY Id DESC LIMIT 12",
+    "SELECT Sequence, Origin, Number, Changes, Quarantined FROM subak_ledger ORDER BY Sequence DESC",
+    "SELECT Id, Sequence, Position, Origin, Code, Reason, State FROM subak_quarantine ORDER BY Id DESC",
+    "SELECT Id, TableName, Operation, RowKey, Stamp, BatchNumber, ExportFlag FROM CloudQuery ORDER BY Id DESC",
 )
 
 
@@ -344,7 +347,7 @@ class Network:
         for name, reader, sql in looks:
             try:
                 with reader.begin() as connection:
-                    rows = connection.execute(text(sql)).all()
+                    rows = connection.execute(text(sql)).fetchmany(BOOK_ROWS)
             except DBAPIError as error:
                 yield f"{name}: {sql}", str(error)
             else:

@@ -38,6 +38,13 @@ class SqlServer:
             version = connection.scalar(text("SELECT CAST(SERVERPROPERTY('ProductVersion') AS NVARCHAR(40))"))
         return f"{told.splitlines()[0].partition(' - ')[0]} {version}, {_driver_of(self._url)}"
 
+    def spares_the_application(self) -> bool:
+        """Whether, of two sessions in a deadlock, the one with the lower priority goes: not every server that takes the setting heeds it."""
+        with self._engine.connect() as connection:
+            connection.execute(text("SET DEADLOCK_PRIORITY LOW"))
+            query = "SELECT deadlock_priority FROM sys.dm_exec_sessions WHERE session_id = @@SPID"
+            return int(connection.scalar(text(query))) < 0
+
     def create(self, database: str) -> URL:
         database = f"{database}_{os.getpid()}"  # the server may serve several runs
         self._made[database] = self._url.set(database=database)

@@ -69,11 +69,14 @@ EFFECTS = (
 
 def _add_effects(outlet: Outlet) -> None:
     for table, event, row in EFFECTS:
-        kind = f"{table} {event.lower()}"
+        kind, name = f"{table} {event.lower()}", f"app_{table}_{event.lower()}"
+        if outlet.engine_name == "mssql":
+            rows = {"NEW": "inserted", "OLD": "deleted"}[row]
+            statement = f"INSERT INTO effect (kind, row_id, body) SELECT '{kind}', id, body FROM {rows}"
+            outlet.execute(f"CREATE TRIGGER {name} ON {table} AFTER {event} AS BEGIN SET NOCOUNT ON; {statement}; END")
+            continue
         statement = f"INSERT INTO effect (kind, row_id, body) VALUES ('{kind}', {row}.id, {row}.body)"
-        outlet.execute(
-            f"CREATE TRIGGER app_{table}_{event.lower()} AFTER {event} ON {table} FOR EACH ROW BEGIN {statement}; END"
-        )
+        outlet.execute(f"CREATE TRIGGER {name} AFTER {event} ON {table} FOR EACH ROW BEGIN {statement}; END")
 
 
 class Till(threading.Thread):

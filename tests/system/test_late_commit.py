@@ -18,9 +18,6 @@ from tests.stack.schemas import NOTES
 
 OPEN_SECONDS = 3.0
 INSERT = text("INSERT INTO note (id, author, body) VALUES (:id, 'a', :body)")
-TABLE = NOTES.replace("{generated}", "INTEGER NOT NULL PRIMARY KEY")
-"""The keys are given: who gives one for a generated key may wait for others who do."""
-
 ENGINES = ["mariadb", "mysql", "mssql"]
 """SQLite has one writer at a time: there is no late commit there."""
 
@@ -30,7 +27,7 @@ ENGINES = ["mariadb", "mysql", "mssql"]
 def test_a_transaction_that_commits_seconds_after_later_ones_arrives(
     make_network: MakeNetwork, engine: str, isolation: str
 ) -> None:
-    network = make_network({"ubud": engine, "kuta": "sqlite"}, TABLE)
+    network = make_network({"ubud": engine, "kuta": "sqlite"}, NOTES)
     here, there = network.outlets["ubud"], network.outlets["kuta"]
     if not _has(here, isolation):
         pytest.skip(f"{engine} here has no {isolation}")
@@ -63,7 +60,7 @@ def _has(outlet: Outlet, isolation: str) -> bool:
 @pytest.mark.parametrize("engine", ENGINES)
 def test_many_sessions_interleave_on_the_same_rows(make_network: MakeNetwork, engine: str) -> None:
     rows = [f"INSERT INTO note (id, author, body) VALUES ({n}, 'a', 'start')" for n in range(1, 9)]
-    network = make_network({"ubud": engine, "kuta": "sqlite", "lovina": engine}, TABLE, rows)
+    network = make_network({"ubud": engine, "kuta": "sqlite", "lovina": engine}, NOTES, rows)
     counted = _interleave(network.outlets["ubud"], sessions=6, transactions=40)
     network.settle()
     found = audit(network.urls)
