@@ -214,6 +214,8 @@ class _Demo:
         console.print(grid(["outlet", "engine", *columns, ""], rows, right=columns))
         transactions = sum(till.transactions for till in self._tills)
         console.print(f"The tills made {transactions} transactions; {len(errors)} were refused.")
+        if deadlocks := sum(till.deadlocks for till in self._tills) + self._quarrel.deadlocks:
+            console.print(f"The tills made {counted(deadlocks, 'transaction')} again, which a deadlock had ended.")
         for error in errors[:5]:
             console.print(Text(f"  {error}"), style="red")
         return comparison.identical and not quarantined and not errors

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import pymysql
 import pyodbc
 from sqlalchemy.engine import URL
+from tenacity import Retrying, retry_if_exception, stop_after_attempt
 
 from services.cli.statements import named
 from services.kernel.dialects import dialect_for
@@ -20,6 +21,9 @@ from services.kernel.errors import PermanentError
 
 HERE = Path(__file__).parent
 STATEMENTS = named(HERE / "till.sql")
+
+ATTEMPTS = 5
+"""How often a till makes a transaction that a deadlock ends before it gives up."""
 
 SHOPS = ("ubud", "sanur", "amed", "kuta", "lovina", "canggu", "bedugul", "negara")
 
@@ -68,6 +72,7 @@ class Application:
     def __init__(self, url: URL) -> None:
         engine = url.get_backend_name()
         self._sqlite = engine == "sqlite"
+        self._dialect = dialect_for(url)
         self._connection: Any = {"sqlite": _sqlite, "mssql": _mssql}.get(engine, _mysql)(url)
         self._mark = "?" if engine in ("sqlite", "mssql") else "%s"
 
@@ -82,6 +87,22 @@ class Application:
                 self._connection.rollback()
             raise
         self._connection.commit()
+
+    def make(self, act: Callable[[], None]) -> int:
+        """`act` as one transaction, and again while a deadlock makes it the victim, as applications must where there are locks.
+
+        Returns how often it was made again. Raises the database's error when it refuses, or after ATTEMPTS deadlocks.
+        """
+        attempts = Retrying(
+            retry=retry_if_exception(self._is_deadlock), stop=stop_after_attempt(ATTEMPTS), reraise=True
+        )
+        for attempt in attempts:
+            with attempt, self.transaction():
+                act()
+        return int(attempts.statistics["attempt_number"]) - 1
+
+    def _is_deadlock(self, error: BaseException) -> bool:
+        return isinstance(error, Exception) and self._dialect.classify(error).code == "deadlock"
 
     def run(self, name: str, *values: Any) -> Sequence[Any]:
         """Executes a statement of till.sql; the rows that it gives."""

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import partial
 
 from sqlalchemy.engine import URL
 
@@ -22,8 +23,8 @@ REMARKS = (None, None, None, "gift 🎁", "it's for 'Bob'", "ohne Tüte", "領�
 class Till(threading.Thread):
     """Sells until `closing` is set, with a pause of `pause` seconds between two transactions at most.
 
-    `errors` holds what the database refused: the application must never notice Subak, so it stays empty. `slowest`: the
-    seconds that the longest transaction took.
+    `errors` holds what the database refused: the application must never notice Subak, so it stays empty. `deadlocks`: how often
+    the database ended a transaction for that reason, and it was made again. `slowest`: the seconds that the longest transaction took.
     """
 
     def __init__(self, url: URL, shop: str, number: int, pause: float, closing: threading.Event) -> None:
@@ -38,6 +39,7 @@ class Till(threading.Thread):
         self._customers = list(range(1, len(CUSTOMERS) + 1))
         self._count = 0
         self.transactions = 0
+        self.deadlocks = 0
         self.slowest = 0.0
         self.errors: list[str] = []
 
@@ -48,8 +50,7 @@ class Till(threading.Thread):
             (act,) = self._draw.choices(acts, weights=(85, 6, 8, 1))
             try:
                 began = time.monotonic()
-                with application.transaction():
-                    act(application)
+                self.deadlocks += application.make(partial(act, application))
                 self.transactions += 1
                 self.slowest = max(self.slowest, time.monotonic() - began)
             except Exception as error:
@@ -105,6 +106,7 @@ class Quarrel(threading.Thread):
         self._pause = pause
         self._closing = closing
         self._draw = random.Random(0)
+        self.deadlocks = 0
         self.errors: list[str] = []
 
     def run(self) -> None:
@@ -115,9 +117,11 @@ class Quarrel(threading.Thread):
             for application in applications:
                 price = f"{self._draw.randint(100, 2000) / 100:.2f}"
                 try:
-                    with application.transaction():
-                        application.run("set_price", price, product)
+                    self.deadlocks += application.make(partial(self._set, application, price, product))
                 except Exception as error:
                     self.errors.append(f"price of {product}: {error}")
         for application in applications:
             application.close()
+
+    def _set(self, application: Application, price: str, product: int) -> None:
+        application.run("set_price", price, product)
