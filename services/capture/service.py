@@ -23,8 +23,11 @@ from services.kernel.link import keep_linked
 from services.kernel.settings import OutletSettings
 from services.kernel.telemetry import Health, logger, serve_metrics
 
-CATALOGUE_SECONDS = 30.0
+CATALOGUE_SECONDS = 3.0
 """How often the triggers are compared with the tables: a changed table is captured as it was for so long at most."""
+
+CATALOGUE_SHARE = 20
+"""Where that comparison takes long (thousands of tables, a slow server), it is made so much less often than it takes."""
 
 AGE_SECONDS = 2.0
 """How often the age of the oldest change that is not confirmed is looked up."""
@@ -110,8 +113,10 @@ class Service:
 
     async def _watch_triggers(self) -> None:
         arguments = (self._database.dialect, self._settings.tables, self._settings.outlet)
+        took = 0.0
         while not self._stop.is_set():
-            await self._sleep(CATALOGUE_SECONDS)
+            await self._sleep(max(CATALOGUE_SECONDS, took * CATALOGUE_SHARE))
+            began = time.monotonic()
             try:
                 report = await self._database.retried(partial(triggers.check, self._database.reading, *arguments))
                 if report.changed:
@@ -120,6 +125,7 @@ class Service:
                 log.error("triggers", code=error.code, what=error.what, todo=error.todo)
             else:
                 self._tell(report)
+            took = time.monotonic() - began
 
     async def _watch_age(self, progress: Progress) -> None:
         while not self._stop.is_set():
