@@ -37,6 +37,12 @@ _HELD = "SELECT APPLOCK_MODE('public', 'subak.applying', 'Transaction')"
 _OWN = re.compile(rf"(INSERT INTO|UPDATE|DELETE FROM) {SCHEMA}\.")
 """A statement that writes to one of our tables."""
 
+_ARRAYS = "subak_arrays"
+"""In a connection's `info`: whether its driver may be given many rows at once. With FreeTDS the process would end by a memory fault."""
+
+MICROSOFTS = "msodbcsql"
+"""In the file name of Microsoft's driver."""
+
 _NOT_HELD = "NoLock"
 _HOLDS = "subak_holds"
 """In a connection's `info`: whether its transaction holds that lock."""
@@ -77,6 +83,7 @@ def engine(url: URL, purpose: Purpose, lock_seconds: float) -> Engine:
     ]
 
     def set_up(connection: Any, record: Any) -> None:
+        record.info[_ARRAYS] = MICROSOFTS in connection.getinfo(pyodbc.SQL_DRIVER_NAME)
         cursor = connection.cursor()
         for setting in settings:
             cursor.execute(setting)
@@ -102,9 +109,9 @@ def engine(url: URL, purpose: Purpose, lock_seconds: float) -> Engine:
                 "ended", "The database ended the transaction on the way.", "It is tried again by itself."
             )
 
-    def on_execute(_connection: Connection, cursor: Any, sql: str, _parameters: Any, _context: Any, many: bool) -> None:
+    def on_execute(connection: Connection, cursor: Any, sql: str, _parameters: Any, _context: Any, many: bool) -> None:
         """All rows in one message, into our own tables: of the application's columns the driver would have to guess what they hold."""
-        cursor.fast_executemany = many and _OWN.match(sql) is not None
+        cursor.fast_executemany = many and connection.info[_ARRAYS] and _OWN.match(sql) is not None
 
     def on_reset(connection: Any, record: Any, _state: Any) -> None:
         """A session that goes back to our pool is nobody's until its next transaction."""
