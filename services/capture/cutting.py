@@ -88,14 +88,14 @@ def units(waiting: Iterable[Waiting]) -> list[Unit]:
     """
     groups: dict[str | int, array[int]] = {}
     exact = True
-    for row_id, transaction, session in waiting:
-        if transaction is None:
+    for row in waiting:
+        if row.transaction is None:
             exact = False
-        key: str | int = session if transaction is None else transaction
+        key = _group(row)
         ids = groups.get(key)
         if ids is None:
             ids = groups[key] = array("q")
-        ids.append(row_id)
+        ids.append(row.id)
     found = [Unit(key if isinstance(key, str) else "", array("q", sorted(ids))) for key, ids in groups.items()]
     return sorted(found, key=lambda unit: unit.last) if exact else _disjoint(found)
 

@@ -29,6 +29,9 @@ CATALOGUE_SECONDS = 3.0
 CATALOGUE_SHARE = 20
 """Where that comparison takes long (thousands of tables, a slow server), it is made so much less often than it takes."""
 
+REFUSED_SECONDS = 30.0
+"""How soon they are tried again where the database refused them: a CREATE TRIGGER waits for the table's writers, and they for it."""
+
 AGE_SECONDS = 2.0
 """How often the age of the oldest change that is not confirmed is looked up."""
 
@@ -113,19 +116,21 @@ class Service:
 
     async def _watch_triggers(self) -> None:
         arguments = (self._database.dialect, self._settings.tables, self._settings.outlet)
-        took = 0.0
+        wait = CATALOGUE_SECONDS
         while not self._stop.is_set():
-            await self._sleep(max(CATALOGUE_SECONDS, took * CATALOGUE_SHARE))
-            began = time.monotonic()
+            await self._sleep(wait)
+            began, wait = time.monotonic(), REFUSED_SECONDS
             try:
                 report = await self._database.retried(partial(triggers.check, self._database.reading, *arguments))
-                if report.changed:
+                wanted = report.changed
+                if wanted:
                     report = await self._database.retried(partial(triggers.install, self._database.writing, *arguments))
             except PermanentError as error:
                 log.error("triggers", code=error.code, what=error.what, todo=error.todo)
             else:
                 self._tell(report)
-            took = time.monotonic() - began
+                if report.changed or not wanted:
+                    wait = max(CATALOGUE_SECONDS, (time.monotonic() - began) * CATALOGUE_SHARE)
 
     async def _watch_age(self, progress: Progress) -> None:
         while not self._stop.is_set():
