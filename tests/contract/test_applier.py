@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from services.applier.applying import PATIENCE
 from services.kernel.change import NEVER, Batch, BatchId, Change, Op, Stamp, Transaction, decode_body
 from services.kernel.errors import PermanentError, ProtocolError, TransientError
+from services.kernel.schema import STATE
 from tests.conftest import FreshDatabase
 from tests.contract.outlets import Outlet, Outlets, delivery_of
 
@@ -217,6 +218,16 @@ def test_a_transaction_that_ended_on_the_way_is_not_committed_in_part(outlet: Ma
     with amed.engine.begin() as connection:
         connection.exec_driver_sql(insert.format("again"))
     assert amed.read("SELECT id FROM sale") == [("again",)]
+
+
+def test_one_bad_row_of_many_is_told(outlet: Make) -> None:
+    """A driver that is given many rows at once must not keep to itself that one of them was refused."""
+    amed = outlet("amed")
+    rows = [{"Name": name, "Value": "v"} for name in ("one", "two", "one", "three")]
+    with pytest.raises(sa.exc.IntegrityError), amed.engine.begin() as connection:
+        connection.execute(sa.insert(STATE), rows)
+    with amed.engine.begin() as connection:
+        assert connection.scalar(sa.select(sa.func.count()).where(STATE.c.Name == "three")) == 0
 
 
 def test_what_nobody_can_apply_stops_nothing(outlet: Make) -> None:
