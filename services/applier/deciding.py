@@ -22,6 +22,8 @@ class Version:
     base: Stamp
     deleted: bool = False
     last_image: str | None = None
+    columns: str | None = None
+    """When each column was written last, where a conflict rule needs to know it; see `stamping.py`."""
 
 
 class Verdict(StrEnum):

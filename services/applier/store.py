@@ -135,7 +135,7 @@ class Store:
             self._versions.update(dict.fromkeys(chunk))
             for found in self._connection.execute(query):
                 stamp, base = Stamp(found.Stamp, found.Origin), Stamp(found.BaseStamp, found.BaseOrigin)
-                self._versions[names[found.RowId]] = Version(stamp, base, bool(found.Deleted), found.LastImage)
+                self._versions[names[found.RowId]] = Version(stamp, base, bool(found.Deleted), found.LastImage, found.ColumnStamps)
 
     def _read_awaited(self, rows: Iterable[RowName]) -> None:
         for row in rows:
@@ -297,6 +297,7 @@ class Store:
                 "BaseOrigin": version.base.origin,
                 "Deleted": int(version.deleted),
                 "LastImage": version.last_image,
+                "ColumnStamps": version.columns,
             }
             for row, (table, version) in plan.versions.items()
         ]

@@ -27,6 +27,10 @@ Name = Annotated[str, msgspec.Meta(max_length=64)]
 """The longest name of a table or an outlet: what MySQL takes, and Subak's tables hold."""
 
 
+Generation = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+"""Of the conflict rules: the time at which the hub gave them out, in µs since 1970 UTC; 0: before any."""
+
+
 class Stamp(NamedTuple):
     """When and where a change was made: a hybrid logical clock (Kulkarni et al., 2014), one per row.
 
@@ -46,7 +50,9 @@ class Change(msgspec.Struct, frozen=True, array_like=True):
     """One row inserted, updated or deleted. The images are canonical JSON objects, kept as text until somebody must look inside.
 
     `key` is the row key (`values.row_key`) as the origin computed it: good for showing; an applier computes its own.
-    `before` is None for an insert, `after` for a delete. `base` is the version that the change overwrote.
+    `before` is None for an insert, or the last image of the tombstone that the insert replaced; `after` is None for a delete.
+    `base` is the version that the change overwrote. `policy` is the generation of the conflict rules (`policy.py`) under which the
+    change was made: its origin says so, and all outlets decide it by those. 0: none, `row` everywhere.
     """
 
     table: Name
@@ -57,6 +63,7 @@ class Change(msgspec.Struct, frozen=True, array_like=True):
     stamp: Stamp
     base: Stamp
     paired: bool = False
+    policy: Generation = 0
 
 
 class Transaction(msgspec.Struct, frozen=True, array_like=True):

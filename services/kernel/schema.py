@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from sqlalchemy import (
     inspect,
     select,
     text,
+    update,
 )
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.types import NullType, TypeEngine
@@ -31,7 +33,7 @@ from services.kernel.dialects import Dialect, dialect_for
 from services.kernel.errors import PermanentError
 
 SQL = Path(__file__).resolve().parents[2] / "sql"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SCHEMA_VERSION_NAME = "schema_version"
 
 
@@ -83,10 +85,18 @@ VERSION = _table(
         "BaseOrigin": String,
         "Deleted": Integer,
         "LastImage": Text,
+        "ColumnStamps": Text,
     },
     ("TableName", "RowId"),
 )
 """`RowId` holds what `Dialect.row_id` gives: bytes on MySQL, text on SQLite; its type here converts neither."""
+
+POLICY = _table(
+    _outlet,
+    "subak_policy",
+    {"Generation": BigInteger, "Rules": Text, "Boundary": BigInteger, "AppliedAt": BigInteger},
+    ("Generation",),
+)
 
 BATCH = _table(
     _outlet,
@@ -291,11 +301,43 @@ def prepare(connection: Connection, dialect: Dialect, side: Side) -> None:
             )
         if found is not None and int(found) == SCHEMA_VERSION:
             return
+        if found is not None:
+            _upgrade(connection, dialect, side, int(found))
     for statement in statements(SQL / side.value / dialect.name / "tables.sql"):
         connection.execute(text(statement.rstrip(";").replace(":", r"\:")))
     connection.commit()
+    version = str(SCHEMA_VERSION)
     try:
-        connection.execute(insert(state).values(Name=SCHEMA_VERSION_NAME, Value=str(SCHEMA_VERSION)))
+        if not connection.execute(
+            update(state).where(state.c.Name == SCHEMA_VERSION_NAME).values(Value=version)
+        ).rowcount:
+            connection.execute(insert(state).values(Name=SCHEMA_VERSION_NAME, Value=version))
     except IntegrityError:  # somebody else, starting at the same time, was here first
         connection.rollback()
     connection.commit()
+
+
+_ADDED = re.compile(r"ALTER TABLE (?:\w+\.)?(\w+) ADD (?:COLUMN )?(?!CONSTRAINT)`?(\w+)")
+_INDEXED = re.compile(r"(?:CREATE INDEX|ALTER TABLE \S+ ADD CONSTRAINT) (\w+)(?: ON (\w+))?")
+
+
+def _upgrade(connection: Connection, dialect: Dialect, side: Side, found: int) -> None:
+    """From version to version, by `upgrade_<version>.sql`; MySQL commits each statement, so a half-done one is gone on with."""
+    for version in range(found + 1, SCHEMA_VERSION + 1):
+        path = SQL / side.value / dialect.name / f"upgrade_{version}.sql"
+        for statement in statements(path) if path.exists() else ():
+            if not _done(connection, dialect, statement):
+                connection.execute(text(statement.rstrip(";").replace(":", r"\:")))
+    connection.commit()
+
+
+def _done(connection: Connection, dialect: Dialect, statement: str) -> bool:
+    """Whether the column or the index that the statement adds is there."""
+    there = inspect(connection)
+    if added := _ADDED.match(statement):
+        columns = there.get_columns(added[1], schema=dialect.schema)
+        return added[2].casefold() in {column["name"].casefold() for column in columns}
+    if indexed := _INDEXED.match(statement):
+        table = indexed[2] or statement.split()[2].rpartition(".")[2]
+        return indexed[1] in {index["name"] for index in there.get_indexes(table, schema=dialect.schema)}
+    return False

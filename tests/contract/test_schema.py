@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 
 import pytest
-from sqlalchemy import inspect, select, update
+from sqlalchemy import insert, inspect, select, update
 from sqlalchemy.engine import URL
+from sqlalchemy.schema import DropTable
 
+from services.kernel.catalogue import Table
 from services.kernel.dialects import Purpose, dialect_for
 from services.kernel.errors import PermanentError
-from services.kernel.schema import SCHEMA_VERSION, STATE, TABLES, Side, prepare
+from services.kernel.schema import POLICY, SCHEMA_VERSION, STATE, TABLES, Side, prepare
 from tests.stack.reflecting import primary_key
 
 TRIGGERS_OWN = {"sqlite": {"subak_mark", "subak_replaced"}, "mysql": {"subak_cascaded"}, "mssql": set()}
@@ -60,6 +62,24 @@ def test_a_newer_schema_is_left_alone(database_url: URL) -> None:
         with pytest.raises(PermanentError) as caught:
             prepare(connection, dialect, Side.OUTLET)
     assert caught.value.code == "newer_schema"
+    engine.dispose()
+
+
+def test_older_tables_are_upgraded_in_place_also_half_done_ones(database_url: URL) -> None:
+    dialect = dialect_for(database_url)
+    engine = dialect.engine(database_url, Purpose.WRITE)
+    version = dialect.relation(Table("subak_version", (), (), schema=dialect.schema))
+    with engine.connect() as connection:
+        prepare(connection, dialect, Side.OUTLET)
+        connection.exec_driver_sql(f"ALTER TABLE {version} DROP COLUMN ColumnStamps")
+        connection.execute(DropTable(POLICY))
+        connection.execute(update(STATE).where(STATE.c.Name == "schema_version").values(Value="1"))
+        connection.execute(insert(STATE).values(Name="epoch", Value="kept"))
+        connection.commit()
+    engine.dispose()
+    _agree(database_url, Side.OUTLET)
+    with engine.connect() as connection:
+        assert connection.scalar(select(STATE.c.Value).where(STATE.c.Name == "epoch")) == "kept"
     engine.dispose()
 
 

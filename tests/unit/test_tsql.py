@@ -46,7 +46,7 @@ TRIGGERS = [rendered(table, "o'utlet", 16, name) for table in TABLES for name in
 BRACKETS = rendered(
     Table("[it]", (*COLUMNS, Column("[a]", Kind.TEXT, declared="ntext")), ("id", "[a]"), schema="]"), "a", 1, "NULL"
 )
-OWN = [*of_file(FOLDER / "tables.sql"), *statements("mssql", "replace_version")]
+OWN = [*of_file(FOLDER / "tables.sql"), *of_file(FOLDER / "upgrade_2.sql"), *statements("mssql", "replace_version")]
 
 _TRIGGER = re.compile(
     r"\ACREATE TRIGGER \[.*\] ON \[.*\] AFTER INSERT, UPDATE, DELETE AS\nBEGIN\n(.*)\nEND\Z", re.DOTALL
@@ -95,5 +95,5 @@ def test_a_slip_is_found(linter: Linter, word: str) -> None:
 
 def test_nothing_else_is_there() -> None:
     assert {path.name for path in Path(FOLDER).glob("*.sql")} == {
-        "tables.sql", "trigger_change.sql", "changes.sql", "replace_version.sql",
+        "tables.sql", "upgrade_2.sql", "trigger_change.sql", "changes.sql", "replace_version.sql",
     }  # fmt: skip

@@ -41,6 +41,16 @@ Count = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 Digest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 
 
+HUB = "_hub"
+"""The origin of batches that the hub itself makes (`control.py`); no outlet may be called so."""
+
+MAX_CONFLICTS_TOLD = 100
+"""Conflicts of one batch that an applier tells the hub with both rows; of the others only the number."""
+
+MAX_IMAGE_TOLD = 2_000
+"""Characters of a row that a conflict's report holds: a hundred reports stay far below a frame's limit. The outlet keeps it whole."""
+
+
 class Role(StrEnum):
     CAPTURE = "capture"
     APPLIER = "applier"
@@ -72,6 +82,16 @@ class Hello(Message, frozen=True):
     position: Natural
     digest: Digest
     software: str = ""
+    instance: str = ""
+    """Made up by each process at its start: the same one may replace its own older connection, another one stands by."""
+    time: Natural = 0
+    """The clock of the outlet's database, µs since 1970 UTC; 0: not told."""
+    stored: Natural = 0
+    """From an applier: the greatest number of `epoch` that the outlet's capture knows to be stored. See 'An outlet that was put back'."""
+    source: str = ""
+    """From an applier: the outlet of which this database is an adopted copy."""
+    tables: dict[str, str] = {}
+    """From an applier: each synchronised table (folded name) and its fingerprint."""
 
 
 class Welcome(Message, frozen=True):
@@ -145,12 +165,29 @@ class QuarantineReport(msgspec.Struct, frozen=True):
     reason: str
 
 
+class ConflictReport(msgspec.Struct, frozen=True):
+    """Two changes of a row, neither of which knew the other, as `subak_conflict` holds them; images are cut off at MAX_IMAGE_TOLD."""
+
+    table: str
+    key: str
+    rule: str
+    winner: str
+    local_stamp: Natural
+    local_origin: str
+    local_image: str | None
+    incoming_stamp: Natural
+    incoming_origin: str
+    incoming_image: str | None
+
+
 class Executed(Message, frozen=True):
     """Applier to hub: the delivery's effects are durable at the outlet, but for what is quarantined."""
 
     sequence: Positive
     conflicts: Count = 0
     quarantined: list[QuarantineReport] = []
+    details: list[ConflictReport] = []
+    """The first MAX_CONFLICTS_TOLD of the conflicts."""
 
 
 class Report(Message, frozen=True):
@@ -158,6 +195,19 @@ class Report(Message, frozen=True):
 
     conflicts: Count
     quarantined: Count
+    misfits: list[str] = []
+    """Why the conflict rules do not fit this outlet's tables, one sentence each; such tables are held."""
+    tables: dict[str, str] = {}
+    """As in hello, when it has changed since; empty: it has not."""
+
+
+class Progress(Message, frozen=True):
+    """Capture to hub: all that was committed at the outlet before its applier had executed delivery `seen` is in the batches of
+    `epoch` up to `number`. No answer."""
+
+    epoch: Epoch
+    number: Natural
+    seen: Natural
 
 
 class Roster(Message, frozen=True):
@@ -184,5 +234,18 @@ class Bye(Message, frozen=True):
 
 
 AnyMessage = (
-    Hello | Welcome | Refused | Batch | Part | Stored | Delivery | Executed | Report | Roster | Ping | Pong | Bye
+    Hello
+    | Welcome
+    | Refused
+    | Batch
+    | Part
+    | Stored
+    | Delivery
+    | Executed
+    | Report
+    | Progress
+    | Roster
+    | Ping
+    | Pong
+    | Bye
 )

@@ -26,6 +26,7 @@ from services.kernel.wire.messages import (
     Part,
     Ping,
     Pong,
+    Progress,
     Refused,
     Report,
     Role,
@@ -58,7 +59,7 @@ class State(StrEnum):
 
 
 _READY: dict[tuple[Side, Role], tuple[type, ...]] = {
-    (Side.HUB, Role.CAPTURE): (Batch, Part, Ping, Pong, Bye),
+    (Side.HUB, Role.CAPTURE): (Batch, Part, Progress, Ping, Pong, Bye),
     (Side.HUB, Role.APPLIER): (Executed, Report, Ping, Pong, Bye),
     (Side.OUTLET, Role.CAPTURE): (Stored, Roster, Ping, Pong, Refused, Bye),
     (Side.OUTLET, Role.APPLIER): (Delivery, Part, Roster, Ping, Pong, Refused, Bye),

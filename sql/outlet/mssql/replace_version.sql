@@ -2,5 +2,5 @@
 
 DELETE FROM subak.subak_version WHERE TableName = {{TableName}} AND RowId = {{RowId}};
 
-INSERT INTO subak.subak_version (TableName, RowId, Stamp, Origin, BaseStamp, BaseOrigin, Deleted, LastImage)
-VALUES ({{TableName}}, {{RowId}}, {{Stamp}}, {{Origin}}, {{BaseStamp}}, {{BaseOrigin}}, {{Deleted}}, {{LastImage}});
+INSERT INTO subak.subak_version (TableName, RowId, Stamp, Origin, BaseStamp, BaseOrigin, Deleted, LastImage, ColumnStamps)
+VALUES ({{TableName}}, {{RowId}}, {{Stamp}}, {{Origin}}, {{BaseStamp}}, {{BaseOrigin}}, {{Deleted}}, {{LastImage}}, {{ColumnStamps}});

@@ -1,4 +1,4 @@
--- Subak's own tables in an outlet's database: SQL Server 2017 and later, Azure SQL Database. Schema version 1.
+-- Subak's own tables in an outlet's database: SQL Server 2017 and later, Azure SQL Database. Schema version 2.
 --
 -- For the DBA: all of them are in a schema of their own, [subak]; nothing of yours is altered. It belongs to dbo, so that the
 -- triggers on dbo's tables may write there whoever fires them (an unbroken ownership chain): your application's logins need no
@@ -49,13 +49,15 @@ IF OBJECT_ID('subak.CloudQuery') IS NULL
         CONSTRAINT CloudQueryComplete CHECK (
             (Operation = 'I' OR BeforeImage IS NOT NULL) AND (Operation = 'D' OR AfterImage IS NOT NULL)
         ),
-        CONSTRAINT CloudQueryWaiting UNIQUE NONCLUSTERED (ExportFlag, BatchNumber, Id)
+        CONSTRAINT CloudQueryWaiting UNIQUE NONCLUSTERED (ExportFlag, BatchNumber, Id),
+        CONSTRAINT CloudQueryStamp UNIQUE NONCLUSTERED (Stamp, Id)
     );
 
 -- The last change that won each row, be it local or from elsewhere.
 -- RowId is the row key with a bar behind it, so that no two are equal but for trailing blanks; at most 700 characters, since all
 -- columns of a key together may have 1,700 bytes: Subak refuses tables whose keys or names are longer. A deleted row's version (a tombstone)
 -- keeps its last image. The primary key is the only index; it is not clustered, for then it might have only 900 bytes.
+-- ColumnStamps, where a conflict rule needs it: when each column was written last, as JSON.
 IF OBJECT_ID('subak.subak_version') IS NULL
     CREATE TABLE subak.subak_version (
         TableName NVARCHAR(150) COLLATE Latin1_General_BIN2 NOT NULL,
@@ -66,7 +68,18 @@ IF OBJECT_ID('subak.subak_version') IS NULL
         BaseOrigin NVARCHAR(64) COLLATE Latin1_General_BIN2 NOT NULL,
         Deleted SMALLINT NOT NULL DEFAULT 0,
         LastImage NVARCHAR(MAX) COLLATE Latin1_General_BIN2 NULL,
+        ColumnStamps NVARCHAR(MAX) COLLATE Latin1_General_BIN2 NULL,
         PRIMARY KEY NONCLUSTERED (TableName, RowId)
+    );
+
+-- The conflict rules as the hub gave them out, one row per generation. Boundary: the greatest Id of CloudQuery when they came; changes with a
+-- greater one are made under these rules, or newer ones.
+IF OBJECT_ID('subak.subak_policy') IS NULL
+    CREATE TABLE subak.subak_policy (
+        Generation BIGINT NOT NULL PRIMARY KEY,
+        Rules NVARCHAR(MAX) COLLATE Latin1_General_BIN2 NOT NULL,
+        Boundary BIGINT NOT NULL,
+        AppliedAt BIGINT NOT NULL
     );
 
 -- Batches that capture has cut: which changes make one up is fixed here, before it is sent.

@@ -1,5 +1,6 @@
 -- After any INSERT, UPDATE, DELETE or MERGE on one of your tables: gives each row that changed a new version and writes one line into
--- CloudQuery for it. One trigger for all three, since all of them come down to what a row was (deleted) and what it is (inserted).
+-- CloudQuery for it; the BeforeImage of an insert is the last image of the deleted row in whose place it comes, if there was one. One
+-- trigger for all three, since all of them come down to what a row was (deleted) and what it is (inserted).
 --
 -- For the DBA: it works on the whole statement at once and writes only to [subak].subak_version and [subak].CloudQuery, inside your
 -- transaction. @@ROWCOUNT, @@IDENTITY and SCOPE_IDENTITY() are as without it. It is the first of the table's triggers where the server
@@ -54,7 +55,10 @@ BEGIN
         BaseStamp = v.Stamp, BaseOrigin = v.Origin,
         Stamp = CASE WHEN @now > v.Stamp THEN @now ELSE v.Stamp + 1 END, Origin = {{outlet}},
         Deleted = CASE WHEN c.AfterImage IS NULL THEN 1 ELSE 0 END,
-        LastImage = CASE WHEN c.AfterImage IS NULL THEN c.BeforeImage END
+        LastImage = CASE
+            WHEN c.AfterImage IS NULL THEN c.BeforeImage
+            WHEN c.BeforeImage IS NULL AND v.Deleted = 1 THEN v.LastImage
+        END
     FROM subak.subak_version AS v
     INNER JOIN @change AS c ON c.RowId = v.RowId
     WHERE v.TableName = {{table_name}};
@@ -84,7 +88,7 @@ BEGIN
     )
     SELECT
         @transaction, @@SPID, {{table_name}}, CASE WHEN c.BeforeImage IS NULL THEN N'I' ELSE N'U' END, c.RowKey,
-        c.BeforeImage, c.AfterImage, v.Stamp, v.BaseStamp, v.BaseOrigin
+        COALESCE(c.BeforeImage, v.LastImage), c.AfterImage, v.Stamp, v.BaseStamp, v.BaseOrigin
     FROM @change AS c
     INNER JOIN subak.subak_version AS v WITH (READCOMMITTEDLOCK) ON v.TableName = {{table_name}} AND v.RowId = c.RowId
     WHERE c.AfterImage IS NOT NULL;

@@ -1,4 +1,4 @@
--- Subak's own tables in an outlet's database: MySQL 8.0+, MariaDB 10.6+. Schema version 1.
+-- Subak's own tables in an outlet's database: MySQL 8.0+, MariaDB 10.6+. Schema version 2.
 --
 -- For the DBA: all of them are new tables; nothing of yours is altered. `CloudQuery` and `subak_version` are written by the
 -- triggers inside your application's transactions; all others only by Subak's two services. Dropping them (after
@@ -30,6 +30,7 @@ CREATE TABLE IF NOT EXISTS CloudQuery (
     BatchNumber BIGINT UNSIGNED,
     ExportFlag TINYINT NOT NULL DEFAULT 0,
     INDEX CloudQueryWaiting (ExportFlag, BatchNumber, Id),
+    INDEX CloudQueryStamp (Stamp),
     -- An image that did not fit into max_allowed_packet is NULL: then the application's statement fails, rather than Subak losing the change.
     CONSTRAINT CloudQueryComplete CHECK (
         (Operation = 'I' OR BeforeImage IS NOT NULL) AND (Operation = 'D' OR AfterImage IS NOT NULL)
@@ -38,6 +39,7 @@ CREATE TABLE IF NOT EXISTS CloudQuery (
 
 -- The last change that won each row, be it local or from elsewhere. The primary key is the only index: its upsert locks one record and no gap.
 -- RowId is the SHA-256 of the row key. A deleted row's version (a tombstone) keeps its last image.
+-- ColumnStamps, where a conflict rule needs it: when each column was written last, as JSON.
 CREATE TABLE IF NOT EXISTS subak_version (
     TableName VARCHAR(64) NOT NULL,
     RowId BINARY(32) NOT NULL,
@@ -47,7 +49,17 @@ CREATE TABLE IF NOT EXISTS subak_version (
     BaseOrigin VARCHAR(64) NOT NULL,
     Deleted TINYINT NOT NULL DEFAULT 0,
     LastImage LONGTEXT,
+    ColumnStamps LONGTEXT,
     PRIMARY KEY (TableName, RowId)
+) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4 COLLATE = utf8mb4_bin;
+
+-- The conflict rules as the hub gave them out, one row per generation. Boundary: the greatest Id of CloudQuery when they came; changes with a
+-- greater one are made under these rules, or newer ones.
+CREATE TABLE IF NOT EXISTS subak_policy (
+    Generation BIGINT NOT NULL PRIMARY KEY,
+    Rules LONGTEXT NOT NULL,
+    Boundary BIGINT UNSIGNED NOT NULL,
+    AppliedAt BIGINT NOT NULL
 ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4 COLLATE = utf8mb4_bin;
 
 -- Batches that capture has cut: which changes make one up is fixed here, before it is sent.

@@ -1,4 +1,5 @@
--- After an INSERT into one of your tables: gives the row a new version and writes one line into CloudQuery.
+-- After an INSERT into one of your tables: gives the row a new version and writes one line into CloudQuery. Its BeforeImage is the last
+-- image of the deleted row in whose place it comes, if there was one.
 --
 -- For the DBA: it writes only to subak_version and CloudQuery, inside your transaction. LAST_INSERT_ID() and ROW_COUNT() are as
 -- without it. subak_version has a primary key and no other index: the upsert locks one record and no gap, and reads what is
@@ -17,6 +18,7 @@ BEGIN
     DECLARE v_stamp BIGINT;
     DECLARE v_base_stamp BIGINT;
     DECLARE v_base_origin VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
+    DECLARE v_buried LONGTEXT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
     IF COALESCE(@subak_applier, 0) = 0 THEN
         SET v_now = {{now}};
         {{transaction_name}}
@@ -28,9 +30,9 @@ BEGIN
         ON DUPLICATE KEY UPDATE
             BaseStamp = Stamp, BaseOrigin = Origin,
             Stamp = GREATEST(v_now, Stamp + 1), Origin = {{outlet}},
-            Deleted = 0, LastImage = NULL;
+            LastImage = IF(Deleted = 1, LastImage, NULL), Deleted = 0;
 
-        SELECT v.Stamp, v.BaseStamp, v.BaseOrigin INTO v_stamp, v_base_stamp, v_base_origin
+        SELECT v.Stamp, v.BaseStamp, v.BaseOrigin, v.LastImage INTO v_stamp, v_base_stamp, v_base_origin, v_buried
         FROM subak_version AS v
         WHERE v.TableName = {{table_name}} AND v.RowId = v_id;
 
@@ -38,7 +40,7 @@ BEGIN
             TransactionId, SessionId, TableName, Operation, RowKey, BeforeImage, AfterImage, Stamp, BaseStamp, BaseOrigin
         )
         VALUES (
-            v_transaction, CONNECTION_ID(), {{table_name}}, 'I', v_key, NULL, {{new_image}},
+            v_transaction, CONNECTION_ID(), {{table_name}}, 'I', v_key, v_buried, {{new_image}},
             v_stamp, v_base_stamp, v_base_origin
         );
     END IF;

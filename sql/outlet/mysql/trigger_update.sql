@@ -16,6 +16,7 @@ BEGIN
     DECLARE v_stamp BIGINT;
     DECLARE v_base_stamp BIGINT;
     DECLARE v_base_origin VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
+    DECLARE v_buried LONGTEXT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
     IF COALESCE(@subak_applier, 0) = 0 AND {{changed}}{{executed}} THEN
         SET v_now = {{now}};
         {{transaction_name}}
@@ -57,9 +58,9 @@ BEGIN
         ON DUPLICATE KEY UPDATE
             BaseStamp = Stamp, BaseOrigin = Origin,
             Stamp = GREATEST(v_now, Stamp + 1), Origin = {{outlet}},
-            Deleted = 0, LastImage = NULL;
+            LastImage = IF(v_rekeyed AND Deleted = 1, LastImage, NULL), Deleted = 0;
 
-        SELECT v.Stamp, v.BaseStamp, v.BaseOrigin INTO v_stamp, v_base_stamp, v_base_origin
+        SELECT v.Stamp, v.BaseStamp, v.BaseOrigin, v.LastImage INTO v_stamp, v_base_stamp, v_base_origin, v_buried
         FROM subak_version AS v
         WHERE v.TableName = {{table_name}} AND v.RowId = v_id;
 
@@ -69,7 +70,7 @@ BEGIN
         )
         VALUES (
             v_transaction, CONNECTION_ID(), {{table_name}}, IF(v_rekeyed, 'I', 'U'), v_key,
-            IF(v_rekeyed, NULL, v_old_image), {{new_image}}, v_stamp, v_base_stamp, v_base_origin
+            IF(v_rekeyed, v_buried, v_old_image), {{new_image}}, v_stamp, v_base_stamp, v_base_origin
         );
     END IF;
 END

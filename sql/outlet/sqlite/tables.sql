@@ -1,4 +1,4 @@
--- Subak's own tables in an outlet's database: SQLite 3.38+. Schema version 1.
+-- Subak's own tables in an outlet's database: SQLite 3.38+. Schema version 2.
 --
 -- For the DBA: all of them are new tables; nothing of yours is altered. `CloudQuery` and `subak_version` are written by the
 -- triggers inside your application's transactions; all others only by Subak's two services. Dropping them (after
@@ -34,9 +34,11 @@ CREATE TABLE IF NOT EXISTS CloudQuery (
     )
 );
 CREATE INDEX IF NOT EXISTS CloudQueryWaiting ON CloudQuery (ExportFlag, BatchNumber, Id);
+CREATE INDEX IF NOT EXISTS CloudQueryStamp ON CloudQuery (Stamp);
 
 -- The last change that won each row, be it local or from elsewhere.
 -- RowId is the row key itself. A deleted row's version (a tombstone) keeps its last image.
+-- ColumnStamps, where a conflict rule needs it: when each column was written last, as JSON.
 CREATE TABLE IF NOT EXISTS subak_version (
     TableName TEXT NOT NULL,
     RowId TEXT NOT NULL,
@@ -46,8 +48,18 @@ CREATE TABLE IF NOT EXISTS subak_version (
     BaseOrigin TEXT NOT NULL,
     Deleted INTEGER NOT NULL DEFAULT 0,
     LastImage TEXT,
+    ColumnStamps TEXT,
     PRIMARY KEY (TableName, RowId)
 ) WITHOUT ROWID;
+
+-- The conflict rules as the hub gave them out, one row per generation. Boundary: the greatest Id of CloudQuery when they came; changes with a
+-- greater one are made under these rules, or newer ones.
+CREATE TABLE IF NOT EXISTS subak_policy (
+    Generation INTEGER NOT NULL PRIMARY KEY,
+    Rules TEXT NOT NULL,
+    Boundary INTEGER NOT NULL,
+    AppliedAt INTEGER NOT NULL
+);
 
 -- Batches that capture has cut: which changes make one up is fixed here, before it is sent.
 CREATE TABLE IF NOT EXISTS subak_batch (

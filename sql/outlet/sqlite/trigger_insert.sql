@@ -1,4 +1,5 @@
--- After an INSERT into one of your tables: gives the row a new version and writes one line into CloudQuery.
+-- After an INSERT into one of your tables: gives the row a new version and writes one line into CloudQuery. Its BeforeImage is the last
+-- image of the deleted row in whose place it comes, if there was one.
 --
 -- For the DBA: it writes only to subak_version, CloudQuery and subak_replaced, inside your transaction. last_insert_rowid() and
 -- changes() are as without it (total_changes() is not). There is no upsert in it, because the OR IGNORE or OR REPLACE of your
@@ -23,7 +24,7 @@ BEGIN
     SET
         BaseStamp = Stamp, BaseOrigin = Origin,
         Stamp = max({{now}}, Stamp + 1), Origin = {{outlet}},
-        Deleted = 0, LastImage = NULL
+        Deleted = 0, LastImage = CASE WHEN Deleted = 1 THEN LastImage END
     WHERE TableName = {{table_name}} AND RowId = {{new_key}} AND {{new_is_there}};
 
     INSERT INTO subak_version (TableName, RowId, Stamp, Origin, BaseStamp, BaseOrigin, Deleted)
@@ -37,10 +38,10 @@ BEGIN
     )
     SELECT
         0, c.TableName, CASE WHEN c.Image IS NULL THEN 'I' ELSE 'U' END, c.RowId,
-        c.Image, c.AfterImage, c.Stamp, c.BaseStamp, c.BaseOrigin
+        coalesce(c.Image, c.Buried), c.AfterImage, c.Stamp, c.BaseStamp, c.BaseOrigin
     FROM (
         SELECT
-            v.TableName, v.RowId, v.Stamp, v.BaseStamp, v.BaseOrigin,
+            v.TableName, v.RowId, v.Stamp, v.BaseStamp, v.BaseOrigin, v.LastImage AS Buried,
             {{row_image}} AS AfterImage,
             (
                 SELECT min(n.Image) FROM subak_replaced AS n

@@ -32,7 +32,7 @@ BEGIN
     SET
         BaseStamp = Stamp, BaseOrigin = Origin,
         Stamp = max({{now}}, Stamp + 1), Origin = {{outlet}},
-        Deleted = 0, LastImage = NULL
+        Deleted = 0, LastImage = CASE WHEN Deleted = 1 THEN LastImage END
     WHERE TableName = {{table_name}} AND RowId = {{new_key}} AND {{new_is_there}};
 
     INSERT INTO subak_version (TableName, RowId, Stamp, Origin, BaseStamp, BaseOrigin, Deleted)
@@ -44,7 +44,7 @@ BEGIN
     INSERT INTO CloudQuery (
         SessionId, TableName, Operation, RowKey, BeforeImage, AfterImage, Stamp, BaseStamp, BaseOrigin
     )
-    SELECT 0, v.TableName, 'I', v.RowId, NULL, {{row_image}}, v.Stamp, v.BaseStamp, v.BaseOrigin
+    SELECT 0, v.TableName, 'I', v.RowId, v.LastImage, {{row_image}}, v.Stamp, v.BaseStamp, v.BaseOrigin
     FROM {{table}} AS r
     INNER JOIN subak_version AS v ON v.TableName = {{table_name}} AND v.RowId = {{new_key}}
     WHERE {{row_is_new}};
