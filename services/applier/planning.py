@@ -8,13 +8,18 @@ without its parent, or would take a parent from its children, the row that other
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 
-from services.applier.deciding import Verdict, Version, decide
+from services.applier.deciding import MISSING_ROW, Decision, Verdict, Version, decide
+from services.applier.merging import Merged, merge
+from services.applier.stamping import ColumnStamps, current, description
 from services.applier.view import Overlay, Reference, RowName, View, name_of, parent_key
 from services.kernel.catalogue import Catalogue, ForeignKey, Table, folded
-from services.kernel.change import Change, Op, Stamp, Transaction
+from services.kernel.change import NEVER, Change, Op, Stamp, Transaction
 from services.kernel.errors import PermanentError
+from services.kernel.policy import ROW, Merge, Policies, Rule
 from services.kernel.values import Image, parse_image, render_image
 
 MAX_DEPTH = 200
@@ -66,17 +71,31 @@ class Situation:
     catalogue: Catalogue
     outlet: str
     now: int
+    policies: Policies = field(default_factory=Policies)
+    misfits: Mapping[str, str] = field(default_factory=dict)
+    """Folded names of the tables that the newest rules do not fit, and why."""
+    sources: frozenset[str] = frozenset()
+    """The outlets of which this database is an adopted copy."""
+
+    @property
+    def origins(self) -> frozenset[str]:
+        """Under which names changes in this database's CloudQuery were made."""
+        return self.sources | {self.outlet}
 
 
 @dataclass(eq=False)
 class _Step:
-    """A winning change, not yet placed in the order."""
+    """A change that has an effect here, not yet placed in the order."""
 
     change: Change
     table: Table
     row: RowName
     image: Image | None
+    version: Version
+    """The row's, once this is done."""
     pair: _Step | None = None
+    buried: bool = False
+    """The row is not there and stays so: only what its tombstone holds has changed."""
     done: bool = False
     started: bool = False
 
@@ -150,39 +169,116 @@ class _Planner:
 
     def _decide(self) -> list[_Step]:
         seen = Overlay(self._overlay)
-        winners: list[_Step] = []
+        steps: list[_Step] = []
         previous: tuple[Change, _Step | None] | None = None
         for parsed in self._changes:
             change, table, row = parsed.change, parsed.table, parsed.row
+            if reason := self._situation.misfits.get(folded(table.name)):
+                raise Refused("policy", reason, "Correct the table or the policy file; it is retried by itself then.")
             version = seen.version(row)
             decision = decide(change, version, seen.exists(row), seen.awaited(row), generated_key=table.generated_key)
             if decision.verdict is Verdict.REFUSED:
                 reason = f"{change.table} {change.key}: {decision.reason}"
                 raise Refused(decision.code, reason, _TODO.get(decision.code, ""))
-            if decision.conflict and not (self._again and decision.verdict is Verdict.LOSES):
-                self._record(change, table, row, version, decision.verdict, seen)
             step = None
-            if decision.verdict is Verdict.WINS:
-                step = _Step(change, table, row, parsed.after)
-                if previous and previous[0].paired and previous[1] and change.op is Op.INSERT:
+            if not self._situation.policies.plain(table.name):
+                step = self._merged(parsed, version, decision, seen)
+            else:
+                self._tell(decision, change, table, row, version, seen)
+                if decision.verdict is Verdict.WINS:
+                    step = _Step(change, table, row, parsed.after, _version(change, change.before))
+            if step:
+                wins = decision.verdict is Verdict.WINS
+                if wins and previous and previous[0].paired and previous[1] and change.op is Op.INSERT:
                     step.pair = previous[1]
                     previous[1].pair = step
-                winners.append(step)
-                seen.write(table, row, parsed.after)
-                seen.set_version(row, _version(change))
-            previous = (change, step)
-        return winners
+                steps.append(step)
+                seen.write(table, row, step.image)
+                seen.set_version(row, step.version)
+            previous = (change, step if decision.verdict is Verdict.WINS else None)
+        return steps
+
+    def _merged(self, parsed: Parsed, version: Version | None, decision: Decision, seen: Overlay) -> _Step | None:
+        """A change under a rule other than `row`: it may have an effect although a later one is known, and a later one may keep its own."""
+        change, table, row = parsed.change, parsed.table, parsed.row
+        policies = self._situation.policies
+        rule = policies.rule(change.policy, table.name)
+        exists, wins = seen.exists(row), decision.verdict is Verdict.WINS
+        here = seen.image(table, row) if exists else _buried(table, version)
+        if here is None and change.op is Op.UPDATE and change.base != NEVER and rule.delta:
+            raise Refused(MISSING_ROW, f"{change.table} {change.key}: {_NOTHING_TO_ADD_TO}", _TODO[MISSING_ROW])
+        stamps = ColumnStamps(version.stamp if version else NEVER)
+        if version and policies.by_column(table.name):
+            made = seen.made(table, row, version)
+            stamps = current(version, made, table, lambda generation: policies.rule(generation, table.name))
+        if version and version.stamp == change.stamp:
+            return None
+        merged = merge(change, parsed.before, parsed.after, table, rule, here, stamps)
+        self._tell(decision, change, table, row, version, seen, rule, merged)
+        stays = change.op is not Op.DELETE if wins else exists
+        if stays:
+            self._check_minimum(change, rule, merged)
+        elif not wins and (here is None or merged.image == here):
+            return None
+        last = None if stays else render_image(table, merged.image)
+        if wins:
+            new = Version(change.stamp, change.base, not stays, last, description(merged.stamps, change.stamp))
+        else:
+            assert version is not None
+            new = Version(version.stamp, version.base, not stays, last, description(merged.stamps, version.stamp))
+            if merged.image == here and new == version:
+                return None
+        return _Step(change, table, row, merged.image if stays else None, new, buried=not stays and not wins)
+
+    def _check_minimum(self, change: Change, rule: Rule, merged: Merged) -> None:
+        for name, least in rule.minimum.items():
+            value = Decimal(str(merged.image.get(name, least)))
+            if value < least and merged.added.get(name, Decimal(0)) < 0:
+                raise Refused(
+                    "minimum",
+                    f"{change.table} {change.key}: {name} would be {value}, and the policy file says {least} at least.",
+                    "It is retried whenever the row changes: correct the stock, or the minimum in the policy file.",
+                )
+
+    def _tell(
+        self,
+        decision: Decision,
+        change: Change,
+        table: Table,
+        row: RowName,
+        version: Version | None,
+        seen: Overlay,
+        rule: Rule = ROW,
+        merged: Merged | None = None,
+    ) -> None:
+        """Leaves a trace of a conflict. On a retry, what loses has been superseded, which is none."""
+        wins = decision.verdict is Verdict.WINS
+        if not decision.conflict or (self._again and not wins):
+            return
+        name, winner = rule.merge.value, "incoming" if wins else "local"
+        if merged and merged.added and not merged.won and not merged.lost:
+            name, winner = "delta", "both"
+        elif merged and rule.merge is Merge.COLUMN and change.op is Op.UPDATE:
+            winner = "both" if merged.won else "local"
+        self._record(change, table, row, version, name, winner, seen)
 
     def _record(
-        self, change: Change, table: Table, row: RowName, version: Version | None, verdict: Verdict, seen: Overlay
+        self,
+        change: Change,
+        table: Table,
+        row: RowName,
+        version: Version | None,
+        rule: str,
+        winner: str,
+        seen: Overlay,
     ) -> None:
         local = seen.image(table, row) if seen.exists(row) else None
         self._plan.conflicts.append(
             Conflict(
                 change,
                 row,
-                "row",
-                "incoming" if verdict is Verdict.WINS else "local",
+                rule,
+                winner,
                 version.stamp if version else Stamp(0, ""),
                 render_image(table, local) if local is not None else None,
             )
@@ -210,7 +306,9 @@ class _Planner:
             if step.done:
                 return
         step.started = True
-        if step.image is None:
+        if step.buried:
+            self._note(step.table, step.row, step.version)
+        elif step.image is None:
             self._delete(step, depth)
         else:
             self._upsert(step, step.image, depth)
@@ -229,7 +327,7 @@ class _Planner:
                 for pending in self._steps.get(parent[1], ()):
                     self._perform(pending, depth + 1)
         self._write(step.table, step.row, image)
-        self._note(step.table, step.row, _version(step.change))
+        self._note(step.table, step.row, step.version)
 
     def _parents(self, table: Table, image: Image, depth: int) -> list[ForeignKey]:
         """Sees to it that every parent is there. Returns the references that must wait: their parent waits for us."""
@@ -269,7 +367,7 @@ class _Planner:
         self._assert(parent, row, image, tombstone.stamp)
 
     def _delete(self, step: _Step, depth: int) -> None:
-        tombstone = _version(step.change, step.change.before)
+        tombstone = step.version
         here = self._overlay.image(step.table, step.row) if self._overlay.exists(step.row) else None
         if here is None:
             self._note(step.table, step.row, tombstone)
@@ -348,8 +446,8 @@ class _Planner:
             if moved is not None:
                 pairs = zip(child.foreign_key.columns, child.foreign_key.parent_columns, strict=True)
                 self._overlay.write(child.table, child.row, moved | {folded(c): new.image[folded(p)] for c, p in pairs})
-        self._note(step.table, step.row, _version(step.change, step.change.before))
-        self._note(new.table, new.row, _version(new.change))
+        self._note(step.table, step.row, step.version)
+        self._note(new.table, new.row, new.version)
         new.done = True
 
     def _keep(self, step: _Step, here: Image) -> None:
@@ -372,7 +470,9 @@ class _Planner:
         local = self._overlay.version(row)
         seen = max(over.time, local.stamp.time if local else 0)
         stamp = Stamp(max(self._situation.now, seen + 1), self._situation.outlet)
-        self._plan.changes.append(Change(table.name, Op.INSERT, row.key, None, render_image(table, image), stamp, over))
+        text = render_image(table, image)
+        # The same before as after: a tombstone that holds this stands elsewhere, and sums are not to count it again.
+        self._plan.changes.append(Change(table.name, Op.INSERT, row.key, text, text, stamp, over))
         self._note(table, row, Version(stamp, over))
 
     def _write(self, table: Table, row: RowName, image: Image | None) -> None:
@@ -388,6 +488,16 @@ _TODO = {
     "generated_key": "Give each outlet its own key range; re-enter one of the rows under a new key, or discard.",
     "missing_row": "Compare the outlets (`subak compare`); retry once the row is here.",
 }
+
+
+_NOTHING_TO_ADD_TO = "It adds to a row that is not here."
+
+
+def _buried(table: Table, version: Version | None) -> Image | None:
+    """What a deleted row's tombstone holds."""
+    if version is None or not version.deleted or version.last_image is None:
+        return None
+    return parse_image(table, version.last_image)
 
 
 def _version(change: Change, last_image: str | None = None) -> Version:

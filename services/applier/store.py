@@ -15,9 +15,11 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from services.applier.deciding import AwaitedStamps, Version
-from services.applier.planning import Parsed, Plan, Write
+from services.applier.history import History
+from services.applier.planning import Parsed, Plan, Situation, Write
+from services.applier.stamping import Made
 from services.applier.view import Reference, RowName, name_of, parent_key
-from services.kernel.catalogue import Catalogue, ForeignKey, Table, folded
+from services.kernel.catalogue import ForeignKey, Table, folded
 from services.kernel.change import Stamp
 from services.kernel.dialects import Dialect
 from services.kernel.errors import TransientError
@@ -41,17 +43,20 @@ class Store:
         self,
         connection: Connection,
         dialect: Dialect,
-        catalogue: Catalogue,
+        situation: Situation,
         *,
         patient: bool,
         besides: int | None = None,
     ) -> None:
         self._connection = connection
         self._dialect = dialect
-        self._catalogue = catalogue
+        self._catalogue = situation.catalogue
+        self._policies = situation.policies
+        self._history = History(connection, dialect, situation.origins, situation.policies)
         self._patient = patient
         self._besides = besides
         self._exists: dict[RowName, bool] = {}
+        self._images: dict[RowName, Image | None] = {}
         self._versions: dict[RowName, Version | None] = {}
         self._awaited: dict[RowName, dict[Stamp, str]] = {}
         self._childless: set[RowName] = set()
@@ -67,6 +72,7 @@ class Store:
         self._read_versions(changed)
         self._read_awaited(changed)
         self._read_childless(changes)
+        self._read_merged(changed)
 
     def _table(self, name: str) -> Table:
         table = self._catalogue.table(name)
@@ -135,7 +141,9 @@ class Store:
             self._versions.update(dict.fromkeys(chunk))
             for found in self._connection.execute(query):
                 stamp, base = Stamp(found.Stamp, found.Origin), Stamp(found.BaseStamp, found.BaseOrigin)
-                self._versions[names[found.RowId]] = Version(stamp, base, bool(found.Deleted), found.LastImage, found.ColumnStamps)
+                self._versions[names[found.RowId]] = Version(
+                    stamp, base, bool(found.Deleted), found.LastImage, found.ColumnStamps
+                )
 
     def _read_awaited(self, rows: Iterable[RowName]) -> None:
         for row in rows:
@@ -201,14 +209,35 @@ class Store:
         return self._awaited[row]
 
     def image(self, table: Table, row: RowName) -> Image | None:
+        if row not in self._images:
+            self._read_images(table, [row])
+        return self._images[row]
+
+    def made(self, table: Table, row: RowName, version: Version) -> Sequence[Made]:
+        return self._history.made(table, row, version)
+
+    def _read_merged(self, rows: Iterable[RowName]) -> None:
+        """What is asked of every row where a change does not simply win or lose: in bulk."""
+        for table, chunk in self._by_table(row for row in rows if not self._policies.plain(row.table)):
+            self._read_images(table, [row for row in chunk if self._exists[row]])
+            if self._policies.by_column(table.name):
+                self._history.prepare(table, {row: self._versions[row] for row in chunk})
+
+    def _read_images(self, table: Table, rows: Sequence[RowName]) -> None:
+        if not rows:
+            return
         here = _aliased(table)
         query: sa.Select[Any] = (
             sa.select(sa.literal_column(self._dialect.image_sql(table, "r")))
             .select_from(here)
-            .where(self._among(table, here, [row]))
+            .where(self._among(table, here, rows))
         )
-        found = self._connection.scalar(query)
-        return parse_image(table, self._dialect.wire_image(found, table)) if found is not None else None
+        self._images.update(dict.fromkeys(rows))
+        for text in self._connection.scalars(query):
+            image = parse_image(table, self._dialect.wire_image(text, table))
+            # A collation may find a row under another spelling of its key: then it is the one that was asked for.
+            name = name_of(table, image)
+            self._images[name if name in self._images or len(rows) > 1 else rows[0]] = image
 
     def references(self, table: Table, image: Image) -> Iterable[Reference]:
         if name_of(table, image) in self._childless:
@@ -283,6 +312,7 @@ class Store:
     def _write_versions(self, plan: Plan, inserted: set[RowName]) -> None:
         # A row that was not here could not be locked before it was written: the version read then may be an older one.
         suspect = inserted if self._dialect.locks_what_it_reads else {write.row for write in plan.writes}
+        suspect |= {row for row in plan.versions if not self._exists.get(row)}
         seen = {row: self._versions[row] for row in plan.versions if row in suspect and row in self._versions}
         self._read_versions(seen, lock=True)
         if any(self._versions[row] != version for row, version in seen.items()):
@@ -308,8 +338,10 @@ class Store:
             self._versions[row] = version
         for write in plan.writes:
             self._exists[write.row] = write.image is not None
+            self._images.pop(write.row, None)
             if write.renamed:
                 self._exists[write.renamed] = False
+                self._images.pop(write.renamed, None)
 
 
 def _run(write: Write) -> tuple[Table, str, tuple[str, ...]]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from services.applier.deciding import AwaitedStamps, Version
+from services.applier.stamping import Made
 from services.kernel.catalogue import ForeignKey, Table, folded
 from services.kernel.values import Image, Value, row_key
 
@@ -47,6 +48,10 @@ class View(Protocol):
     def references(self, table: Table, image: Image) -> Iterable[Reference]:
         """The rows that refer to the row of `table` with this image."""
 
+    def made(self, table: Table, row: RowName, version: Version) -> Sequence[Made]:
+        """The changes made here that led to this version of the row, newest first, as far back as they follow one another and
+        `version.columns` does not know of them."""
+
 
 class Overlay:
     """A view in which decided writes already show. Overlays stack: one per batch, on it one per transaction."""
@@ -77,6 +82,9 @@ class Overlay:
             if shape.parent == folded(table.name):
                 found.extend(by_values.get(tuple(image.get(column) for column in shape.columns), {}).values())
         return found
+
+    def made(self, table: Table, row: RowName, version: Version) -> Sequence[Made]:
+        return () if row in self._versions else self._below.made(table, row, version)
 
     def write(self, table: Table, row: RowName, image: Image | None) -> None:
         for shape, values in self._held.pop(row, ()):

@@ -87,7 +87,7 @@ class Work:
         self._connection = connection
         self._dialect = dialect
         self._situation = situation
-        self._store = Store(connection, dialect, situation.catalogue, patient=patient, besides=besides)
+        self._store = Store(connection, dialect, situation, patient=patient, besides=besides)
         self._overlay = Overlay(self._store)
 
     def all_at_once(self, incoming: Sequence[Incoming]) -> dict[int, Outcome]:

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from msgspec.structs import replace
+
 from services.applier.deciding import AwaitedStamps, Version
 from services.applier.planning import Parsed, Plan, Refused, Situation, parse, plan
+from services.applier.stamping import Made, described
 from services.applier.view import Reference, RowName, name_of, parent_key
 from services.kernel.catalogue import Catalogue, Column, ForeignKey, Kind, Table, folded
 from services.kernel.change import NEVER, Change, Op, Stamp, Transaction
 from services.kernel.errors import PermanentError
-from services.kernel.values import Image, render_image
+from services.kernel.policy import Given, Policies, Rules
+from services.kernel.values import Image, parse_image, render_image
 
 PRODUCT = Table(
     "product",
@@ -37,7 +41,18 @@ PRICE = Table(
     ("id",),
     (ForeignKey("price_product", ("sku",), "product", ("sku",), on_delete="CASCADE", on_update="CASCADE"),),
 )
-CATALOGUE = Catalogue((PRODUCT, SALE, EMPLOYEE, PRICE))
+STOCK = Table(
+    "stock",
+    (
+        Column("sku", Kind.TEXT, nullable=False),
+        Column("on_hand", Kind.INTEGER, nullable=False),
+        Column("value", Kind.DECIMAL, nullable=False),
+        Column("shelf", Kind.TEXT),
+        Column("note", Kind.TEXT),
+    ),
+    ("sku",),
+)
+CATALOGUE = Catalogue((PRODUCT, SALE, EMPLOYEE, PRICE, STOCK))
 
 
 class ApplicationError(Exception):
@@ -60,9 +75,12 @@ class MemoryOutlet:
     rows: dict[RowName, Image] = field(default_factory=dict)
     versions: dict[RowName, Version] = field(default_factory=dict)
     quarantine: list[Entry] = field(default_factory=list)
-    outbox: list[Transaction] = field(default_factory=list)
+    outbox: list[tuple[Transaction, list[int]]] = field(default_factory=list)
+    """Transactions, and the Ids of their changes."""
+    log: dict[tuple[RowName, Stamp], tuple[int, Change]] = field(default_factory=dict)
+    """CloudQuery: the changes made here, and their Ids."""
+    given: list[Given] = field(default_factory=list)
     ledger: set[int] = field(default_factory=set)
-    effects: dict[Stamp, int] = field(default_factory=dict)
     _besides: Entry | None = None
 
     # The view
@@ -83,6 +101,41 @@ class MemoryOutlet:
                 break
             found |= {change.stamp: entry.code for change in entry.transaction.changes if _row_of(change) == row}
         return found
+
+    def made(self, table: Table, row: RowName, version: Version) -> list[Made]:
+        found: list[Made] = []
+        known = described(version)
+        stamp = version.stamp
+        while (row, stamp) in self.log and not (known and known[0] == stamp):
+            number, change = self.log[row, stamp]
+            images = [parse_image(table, text) if text else None for text in (change.before, change.after)]
+            generation = Policies(self.given).generation_of(number)
+            found.append(Made(change.op, *images, change.stamp, change.base, generation))
+            stamp = change.base
+        return found
+
+    def captured(self) -> Transaction | None:
+        """The next transaction as capture sends it."""
+        if not self.outbox:
+            return None
+        transaction, ids = self.outbox.pop(0)
+        policies = Policies(self.given)
+        tagged = [
+            replace(change, policy=policies.generation_of(number))
+            for change, number in zip(transaction.changes, ids, strict=True)
+        ]
+        return Transaction(transaction.label, tuple(tagged))
+
+    def take_up(self, generation: int, rules: Rules) -> None:
+        if generation not in {one.generation for one in self.given}:
+            self.given.append(Given(generation, rules, len(self.log)))
+
+    def _post(self, label: str, changes: list[Change]) -> None:
+        ids = []
+        for change in changes:
+            ids.append(len(self.log) + 1)
+            self.log[_row_of(change), change.stamp] = ids[-1], change
+        self.outbox.append((Transaction(label, tuple(changes)), ids))
 
     def references(self, table: Table, image: Image) -> Iterable[Reference]:
         for child, foreign_key in CATALOGUE.children(table):
@@ -105,7 +158,7 @@ class MemoryOutlet:
             self.rows, self.versions = rows, versions
             raise
         if changes:
-            self.outbox.append(Transaction(f"{self.name}{self.clock}", tuple(changes)))
+            self._post(f"{self.name}{self.clock}", changes)
 
     def _statement(self, table: Table, before: Image | None, after: Image | None) -> list[Change]:
         """What the triggers record of one statement: a cascade's changes first, as SQLite's foreign key actions fire."""
@@ -138,7 +191,10 @@ class MemoryOutlet:
         base = old.stamp if old else NEVER
         stamp = Stamp(max(self.clock, base.time + 1), self.name)
         texts = [render_image(table, image) if image is not None else None for image in (before, after)]
-        self.versions[row] = Version(stamp, base, op is Op.DELETE, texts[0] if op is Op.DELETE else None)
+        if op is Op.INSERT and old and old.deleted:
+            texts[0] = old.last_image
+        columns = old.columns if old else None  # the triggers leave it as it is
+        self.versions[row] = Version(stamp, base, op is Op.DELETE, texts[0] if op is not Op.UPDATE else None, columns)
         return Change(table.name, op, row.key, texts[0], texts[1], stamp, base, paired)
 
     def _write(self, table: Table, before: Image | None, after: Image | None) -> None:
@@ -217,7 +273,7 @@ class MemoryOutlet:
             part, _ = plan(
                 parse(transaction, CATALOGUE, transaction.changes[0].stamp.origin),
                 self,
-                Situation(CATALOGUE, self.name, self.clock),
+                Situation(CATALOGUE, self.name, self.clock, Policies(self.given)),
                 again=again,
             )
             self._execute(part)
@@ -235,11 +291,10 @@ class MemoryOutlet:
             self._write(write.table, before, write.image)
         for row, (_, version) in part.versions.items():
             old = self.versions.get(row)
-            assert old is None or old.stamp < version.stamp, "a version never goes back"
+            assert old is None or old.stamp <= version.stamp, "a version never goes back"
             self.versions[row] = version
-            self.effects[version.stamp] = self.effects.get(version.stamp, 0) + 1
         if part.changes:
-            self.outbox.append(Transaction(f"applier {self.name}", tuple(part.changes)))
+            self._post(f"applier {self.name}", part.changes)
 
 
 def refers(foreign_key: ForeignKey, child: Image, parent: Image) -> bool:
@@ -252,4 +307,15 @@ def _row_of(change: Change) -> RowName:
     return parsed.row
 
 
-__all__ = ["CATALOGUE", "EMPLOYEE", "PRICE", "PRODUCT", "SALE", "ApplicationError", "MemoryOutlet", "Refused", "folded"]
+__all__ = [
+    "CATALOGUE",
+    "EMPLOYEE",
+    "PRICE",
+    "PRODUCT",
+    "SALE",
+    "STOCK",
+    "ApplicationError",
+    "MemoryOutlet",
+    "Refused",
+    "folded",
+]
