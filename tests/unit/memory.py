@@ -52,7 +52,13 @@ STOCK = Table(
     ),
     ("sku",),
 )
-CATALOGUE = Catalogue((PRODUCT, SALE, EMPLOYEE, PRICE, STOCK))
+COUNT = Table(
+    "count",
+    (Column("id", Kind.TEXT, nullable=False), Column("sku", Kind.TEXT), Column("n", Kind.INTEGER)),
+    ("id",),
+    (ForeignKey("count_stock", ("sku",), "stock", ("sku",)),),
+)
+CATALOGUE = Catalogue((PRODUCT, SALE, EMPLOYEE, PRICE, STOCK, COUNT))
 
 
 class ApplicationError(Exception):
@@ -309,6 +315,7 @@ def _row_of(change: Change) -> RowName:
 
 __all__ = [
     "CATALOGUE",
+    "COUNT",
     "EMPLOYEE",
     "PRICE",
     "PRODUCT",

@@ -21,7 +21,7 @@ from services.kernel.change import Transaction
 from services.kernel.policy import parse
 from services.kernel.values import Image
 from services.kernel.wire.messages import HUB
-from tests.unit.memory import EMPLOYEE, PRICE, PRODUCT, SALE, STOCK, ApplicationError, MemoryOutlet
+from tests.unit.memory import COUNT, EMPLOYEE, PRICE, PRODUCT, SALE, STOCK, ApplicationError, MemoryOutlet
 
 NAMES = ("amed", "bali", "candi")
 SKUS = ("a", "b", "c")
@@ -108,7 +108,7 @@ class Network:
 
 def random_write(outlet: MemoryOutlet, choose: random.Random) -> tuple[Table, Image | None, Image | None]:
     """One write that an application might try: it may well be refused."""
-    table = choose.choice((PRODUCT, PRODUCT, SALE, SALE, EMPLOYEE, PRICE, STOCK, STOCK, STOCK))
+    table = choose.choice((PRODUCT, PRODUCT, SALE, SALE, EMPLOYEE, PRICE, STOCK, STOCK, STOCK, COUNT))
     here = [image for row, image in sorted(outlet.rows.items()) if row.table == table.name]
     before = choose.choice(here) if here and choose.random() < 0.7 else None
     if before is not None and choose.random() < 0.3:
@@ -129,6 +129,9 @@ def random_write(outlet: MemoryOutlet, choose: random.Random) -> tuple[Table, Im
     if table is SALE:
         number = before["id"] if before else choose.randrange(4)
         return table, before, {"id": number, "sku": choose.choice((None, *SKUS)), "n": choose.randrange(100)}
+    if table is COUNT:
+        counted = before["id"] if before else choose.choice(PEOPLE)
+        return table, before, {"id": counted, "sku": choose.choice((None, *SKUS)), "n": choose.randrange(9)}
     if table is PRICE:
         price = before["id"] if before else choose.choice(PEOPLE)
         return table, before, {"id": price, "sku": choose.choice((None, *SKUS)), "amount": str(choose.randrange(9))}
