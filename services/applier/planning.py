@@ -342,7 +342,8 @@ class _Planner:
                 if all(table.column(column).nullable for column in foreign_key.columns):
                     late.append(foreign_key)
                 continue
-            for step in pending[:1]:
+            buried = [step for step in self._steps.get(row, ()) if step.buried]
+            for step in [*buried, *pending[:1]]:  # what it is put back from must hold all that came before
                 self._perform(step, depth + 1)
             if not self._overlay.exists(row):
                 self._put_back(parent, row, foreign_key, table, depth)
