@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from services.kernel.change import NEVER, Change, Op, Stamp
 
@@ -45,8 +46,16 @@ class Decision:
 GENERATED_KEY = "generated_key"
 MISSING_ROW = "missing_row"
 
-AwaitedStamps = Mapping[Stamp, str]
-"""The quarantined changes of one row: stamp to the code of the quarantine."""
+
+class Awaited(NamedTuple):
+    """A quarantined change: the code, and whether it is still to come or has been discarded."""
+
+    code: str
+    waits: bool
+
+
+AwaitedStamps = Mapping[Stamp, Awaited]
+"""The quarantined changes of one row."""
 
 
 def decide(
@@ -54,7 +63,8 @@ def decide(
 ) -> Decision:
     """`exists`: the row is there. `generated_key`: an engine made up the key, so equal keys may be different rows."""
     local = version.stamp if version else NEVER
-    if awaited.get(change.base) == GENERATED_KEY:
+    follows = awaited.get(change.base)
+    if follows and follows.code == GENERATED_KEY:
         return Decision(
             Verdict.REFUSED,
             code=GENERATED_KEY,

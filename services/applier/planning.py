@@ -205,7 +205,8 @@ class _Planner:
         rule = policies.rule(change.policy, table.name)
         exists, wins = seen.exists(row), decision.verdict is Verdict.WINS
         here = seen.image(table, row) if exists else _buried(table, version)
-        if here is None and change.op is Op.UPDATE and change.base != NEVER and rule.delta:
+        if here is None and rule.delta and any(one.waits for one in seen.awaited(row).values()):
+            # What its image holds of the sums, the quarantined ones before it would add again.
             raise Refused(MISSING_ROW, f"{change.table} {change.key}: {_NOTHING_TO_ADD_TO}", _TODO[MISSING_ROW])
         stamps = ColumnStamps(version.stamp if version else NEVER)
         if version and policies.by_column(table.name):
@@ -491,7 +492,7 @@ _TODO = {
 }
 
 
-_NOTHING_TO_ADD_TO = "It adds to a row that is not here."
+_NOTHING_TO_ADD_TO = "It adds to a row that is not here, because earlier changes of it are quarantined."
 
 
 def _buried(table: Table, version: Version | None) -> Image | None:

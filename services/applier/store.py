@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from services.applier.deciding import AwaitedStamps, Version
+from services.applier.deciding import Awaited, AwaitedStamps, Version
 from services.applier.history import History
 from services.applier.planning import Parsed, Plan, Situation, Write
 from services.applier.stamping import Made
@@ -58,7 +58,7 @@ class Store:
         self._exists: dict[RowName, bool] = {}
         self._images: dict[RowName, Image | None] = {}
         self._versions: dict[RowName, Version | None] = {}
-        self._awaited: dict[RowName, dict[Stamp, str]] = {}
+        self._awaited: dict[RowName, dict[Stamp, Awaited]] = {}
         self._childless: set[RowName] = set()
 
     # Reading, under locks
@@ -160,6 +160,7 @@ class Store:
                     QUARANTINE_ROW.c.Stamp,
                     QUARANTINE_ROW.c.Origin,
                     QUARANTINE.c.Code,
+                    QUARANTINE.c.State,
                 )
                 .join(QUARANTINE, QUARANTINE.c.Id == QUARANTINE_ROW.c.QuarantineId)
                 .where(waiting, QUARANTINE_ROW.c.RowId.in_({row_id for _, row_id in chunk}))
@@ -169,7 +170,8 @@ class Store:
             for found in self._connection.execute(query):
                 known = names.get((found.TableName, found.RowId))
                 if known is not None:
-                    self._awaited[known][Stamp(found.Stamp, found.Origin)] = found.Code
+                    stamp = Stamp(found.Stamp, found.Origin)
+                    self._awaited[known][stamp] = Awaited(found.Code, found.State == "waiting")
 
     def _read_childless(self, changes: Sequence[Parsed]) -> None:
         """Of the rows that go, those that nothing refers to: found in bulk, so that only the others are looked at singly."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
-from services.applier.deciding import AwaitedStamps, Version
+from services.applier.deciding import Awaited, AwaitedStamps, Version
 from services.applier.planning import Parsed, Plan, Refused, Situation, parse, plan
 from services.applier.stamping import Made, described
 from services.applier.view import Reference, RowName, name_of, parent_key
@@ -101,11 +101,15 @@ class MemoryOutlet:
         return self.rows.get(row)
 
     def awaited(self, row: RowName) -> AwaitedStamps:
-        found: dict[Stamp, str] = {}
+        found: dict[Stamp, Awaited] = {}
         for entry in self.quarantine:
             if entry is self._besides:
                 break
-            found |= {change.stamp: entry.code for change in entry.transaction.changes if _row_of(change) == row}
+            found |= {
+                change.stamp: Awaited(entry.code, True)
+                for change in entry.transaction.changes
+                if _row_of(change) == row
+            }
         return found
 
     def made(self, table: Table, row: RowName, version: Version) -> list[Made]:
