@@ -398,8 +398,15 @@ class _Planner:
         elif new and free:
             self._rename(step, new, here, [], depth)
         else:
+            self._withdraw(step.row)
             self._write(step.table, step.row, None)
             self._note(step.table, step.row, tombstone)
+
+    def _withdraw(self, row: RowName) -> None:
+        """A parent that was put back for a child which the same transaction takes away again, or moves, is not told to anybody."""
+        self._plan.changes = [
+            change for change in self._plan.changes if (folded(change.table), change.key) != (row.table, row.key)
+        ]
 
     def _returns(self, step: _Step) -> bool:
         """Whether the transaction inserts the row again."""
@@ -439,6 +446,7 @@ class _Planner:
     def _rename(self, step: _Step, new: _Step, here: Image, children: list[Reference], depth: int) -> None:
         assert new.image is not None
         new.started = True
+        self._withdraw(step.row)
         self._parents(new.table, new.image, depth + 1)
         self._plan.writes.append(Write(new.table, new.row, new.image, existed=True, renamed=step.row))
         self._overlay.write(step.table, step.row, None)
