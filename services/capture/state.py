@@ -52,6 +52,11 @@ def open_position(connection: Connection, new_epoch: str) -> Position:
     return Position(known[EPOCH], int(known[LAST_NUMBER]), bytes.fromhex(known[LAST_DIGEST]))
 
 
+def lock(connection: Connection) -> None:
+    """Until the transaction ends, nobody else cuts a batch, nor takes up new conflict rules."""
+    connection.execute(update(STATE).where(STATE.c.Name == LAST_NUMBER).values(Value=STATE.c.Value))
+
+
 def advance(connection: Connection, position: Position) -> None:
     """Takes `position.number` for a batch: the fence against a second capture.
 

@@ -9,14 +9,16 @@ from collections.abc import Iterator, Sequence
 from itertools import chain, islice
 from typing import NamedTuple
 
+from msgspec.structs import replace
 from sqlalchemy import Connection, insert, select, update
 
 from services.capture import state
 from services.capture.cutting import Read, consecutive
 from services.capture.state import Position
-from services.kernel.change import BatchId, digest, encode_body
+from services.kernel.change import BatchId, Transaction, digest, encode_body
 from services.kernel.errors import PermanentError
-from services.kernel.schema import BATCH, BATCH_PART, CLOUD_QUERY
+from services.kernel.policy import Given, Policies, Rules
+from services.kernel.schema import BATCH, BATCH_PART, CLOUD_QUERY, POLICY
 from services.kernel.wire.messages import MAX_BATCH_BYTES, MAX_PART_BYTES, WINDOW_BATCHES
 
 MARK_ROWS = 1_000
@@ -42,7 +44,9 @@ def cut(connection: Connection, outlet: str, last: Position, reads: Sequence[Rea
     can hold.
     """
     number = last.number + 1
-    body = encode_body(tuple(read.transaction for read in reads))
+    state.lock(connection)  # new rules come before this batch or after it: see applier/DESIGN.md
+    policies = given(connection)
+    body = encode_body(tuple(tagged(read, policies) for read in reads))
     if len(body) > MAX_BATCH_BYTES:
         raise PermanentError(
             "too_large",
@@ -77,6 +81,24 @@ def cut(connection: Connection, outlet: str, last: Position, reads: Sequence[Rea
         if marked.rowcount != len(some):
             raise state.another_capture()
     return position, len(body)
+
+
+def tagged(read: Read, policies: Policies) -> Transaction:
+    """The transaction, each change with the generation of the conflict rules that it was made under."""
+    transaction = read.transaction
+    if not policies.generation_of(read.ids[-1]):
+        return transaction
+    changes = (
+        replace(change, policy=policies.generation_of(number))
+        for change, number in zip(transaction.changes, read.ids, strict=True)
+    )
+    return Transaction(transaction.label, tuple(changes))
+
+
+def given(connection: Connection) -> Policies:
+    """The generations of conflict rules that this outlet has taken up; which they are, capture need not know."""
+    rows = connection.execute(select(POLICY.c.Generation, POLICY.c.Boundary))
+    return Policies([Given(generation, Rules(), boundary) for generation, boundary in rows])
 
 
 def mark_stored(connection: Connection, epoch: str, numbers: Sequence[int], now: int) -> None:

@@ -70,7 +70,11 @@ def test_an_insert_after_a_deletion_knows_the_deletion(make: Make) -> None:
     )
     *_, deleted, inserted = outlet.seen()
     assert inserted.base == deleted.stamp
-    assert outlet.version("product", "1") == (inserted.stamp, False, None)
+    assert inserted.before == deleted.before
+    assert outlet.version("product", "1")[:2] == (inserted.stamp, False)
+    outlet.run("UPDATE product SET price = 2")
+    (updated,) = outlet.seen()
+    assert outlet.version("product", "1") == (updated.stamp, False, None)
 
 
 def test_an_update_that_changes_nothing_is_no_change(make: Make) -> None:
@@ -211,7 +215,7 @@ def test_random_statements_replayed_give_the_same_rows(make: Make) -> None:
             assert (stamp, deleted, last_image) == (
                 mine[-1].stamp,
                 mine[-1].op == "D",
-                mine[-1].before if deleted else None,
+                None if mine[-1].op == "U" else mine[-1].before,
             )
             assert deleted == (key not in rows), f"seed {seed}"
 
