@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
-from services.applier import quarantine
+from services.applier import quarantine, rules
 from services.applier.planning import Situation
 from services.applier.work import DUPLICATE, EndedError, Incoming, Outcome, Work
 from services.kernel.catalogue import Catalogue
@@ -22,6 +22,7 @@ from services.kernel.change import BatchId, decode_body, digest
 from services.kernel.dialects import Dialect
 from services.kernel.errors import PermanentError, ProtocolError, SubakError, TransientError
 from services.kernel.failpoint import reach
+from services.kernel.policy import Policies, misfits
 from services.kernel.schema import CONFLICT, LEDGER, LEDGER_PART, QUARANTINE
 from services.kernel.wire.messages import Delivery
 
@@ -47,11 +48,13 @@ class Applier:
         self._patterns = patterns
         self._clock = clock
         self.catalogue = Catalogue(())
+        self.policies = Policies()
 
     def refresh(self) -> None:
         """Reads the schema, again: tables may have been added or changed."""
         with self._transaction() as connection:
             self.catalogue = self._dialect.catalogue(connection, self._patterns)
+            self.policies = rules.read(connection)
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
@@ -133,7 +136,9 @@ class Applier:
         return [outcomes.get(one.delivery.sequence, DUPLICATE) for one in incoming]
 
     def _work(self, connection: Connection, attempt: int, besides: int | None = None) -> Work:
-        situation = Situation(self.catalogue, self._outlet, self._clock())
+        situation = Situation(
+            self.catalogue, self._outlet, self._clock(), self.policies, misfits(self.policies.rules, self.catalogue)
+        )
         return Work(connection, self._dialect, situation, patient=attempt > PATIENCE, besides=besides)
 
     def _seen(self, connection: Connection, delivery: Delivery, last: int) -> bool:

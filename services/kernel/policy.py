@@ -81,8 +81,10 @@ class Policies:
         known = [one for one in self._given if one.generation <= generation]
         return known[-1].rules.of(table) if known else ROW
 
-    def newest(self, table: str) -> Rule:
-        return self._given[-1].rules.of(table) if self._given else ROW
+    @property
+    def rules(self) -> Rules:
+        """The newest."""
+        return self._given[-1].rules if self._given else Rules()
 
     def generation_of(self, change_id: int) -> Generation:
         """Of a change of this outlet's own, by its Id in CloudQuery."""

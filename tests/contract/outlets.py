@@ -81,6 +81,7 @@ class Outlet:
                 Stamp(row.Stamp, self.name),
                 Stamp(row.BaseStamp, row.BaseOrigin),
                 bool(row.Paired),
+                self.applier.policies.generation_of(row.Id),
             )
             for row in rows
         )
