@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from services.applier import quarantine, rules
-from services.applier.planning import Situation
+from services.applier.judging import Situation
 from services.applier.work import DUPLICATE, EndedError, Incoming, Outcome, Work
 from services.kernel.catalogue import Catalogue
 from services.kernel.change import BatchId, decode_body, digest

@@ -1,4 +1,4 @@
-"""From one transaction to what must be written here: decides each change, then orders the winners for foreign keys.
+"""From one transaction to what must be written here: what was decided (judging.py), put into an order that foreign keys allow.
 
 Pure in terms of a `View`. The order is the source's own, which is right wherever nothing was decided otherwise here; a
 parent that comes later is pulled forward, a child that still has to go is taken first. Where a conflict left a child
@@ -8,26 +8,18 @@ without its parent, or would take a parent from its children, the row that other
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from decimal import Decimal
 
-from services.applier.deciding import MISSING_ROW, Decision, Verdict, Version, decide
-from services.applier.merging import Merged, merge
-from services.applier.stamping import ColumnStamps, current, description
+from services.applier.deciding import Version
+from services.applier.judging import Conflict, Judge, Situation, Step
+from services.applier.parsing import Parsed, Refused
 from services.applier.view import Overlay, Reference, RowName, View, name_of, parent_key
-from services.kernel.catalogue import Catalogue, ForeignKey, Table, folded
-from services.kernel.change import NEVER, Change, Op, Stamp, Transaction
-from services.kernel.errors import PermanentError
-from services.kernel.policy import ROW, Merge, Policies, Rule
+from services.kernel.catalogue import ForeignKey, Table, folded
+from services.kernel.change import Change, Op, Stamp
 from services.kernel.values import Image, parse_image, render_image
 
 MAX_DEPTH = 200
 """How many rows may have to be pulled forward for one another; deeper chains arise only from deferred foreign keys."""
-
-
-class Refused(PermanentError):
-    """The transaction cannot be applied here as it is: it goes to quarantine, whole. `code` and `what` tell why."""
 
 
 @dataclass(frozen=True)
@@ -41,18 +33,6 @@ class Write:
     renamed: RowName | None = None
 
 
-@dataclass(frozen=True)
-class Conflict:
-    """Neither change knew the other. `local_image` is the row as it stood here, None when it was gone."""
-
-    change: Change
-    row: RowName
-    rule: str
-    winner: str
-    local: Stamp
-    local_image: str | None
-
-
 @dataclass
 class Plan:
     """What one transaction comes to at this outlet, in an order in which it can be executed."""
@@ -62,86 +42,6 @@ class Plan:
     conflicts: list[Conflict] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
     """New changes of this outlet's own, to be captured like the application's."""
-
-
-@dataclass(frozen=True)
-class Situation:
-    """Where and when: `outlet` is this outlet's name, `now` in microseconds since 1970 UTC."""
-
-    catalogue: Catalogue
-    outlet: str
-    now: int
-    policies: Policies = field(default_factory=Policies)
-    misfits: Mapping[str, str] = field(default_factory=dict)
-    """Folded names of the tables that the newest rules do not fit, and why."""
-    sources: frozenset[str] = frozenset()
-    """The outlets of which this database is an adopted copy."""
-
-    @property
-    def origins(self) -> frozenset[str]:
-        """Under which names changes in this database's CloudQuery were made."""
-        return self.sources | {self.outlet}
-
-
-@dataclass(eq=False)
-class _Step:
-    """A change that has an effect here, not yet placed in the order."""
-
-    change: Change
-    table: Table
-    row: RowName
-    image: Image | None
-    version: Version
-    """The row's, once this is done."""
-    pair: _Step | None = None
-    buried: bool = False
-    """The row is not there and stays so: only what its tombstone holds has changed."""
-    done: bool = False
-    started: bool = False
-
-
-def table_of(change: Change, catalogue: Catalogue) -> Table:
-    """Raises Refused `missing_table`."""
-    table = catalogue.table(change.table)
-    if table is None:
-        raise Refused(
-            "missing_table",
-            f"There is no synchronised table {change.table} here.",
-            "Create it as at the other outlets, or correct SUBAK_TABLES (see `subak doctor`); then retry.",
-        )
-    return table
-
-
-@dataclass(frozen=True)
-class Parsed:
-    """A change, looked into once: its table here, its images as canonical values, and the row it is about."""
-
-    change: Change
-    table: Table
-    before: Image | None
-    after: Image | None
-    row: RowName
-
-
-def parse(transaction: Transaction, catalogue: Catalogue, origin: str) -> list[Parsed]:
-    """`origin`: the outlet that sent it. Raises Refused `missing_table`, or PermanentError `origin`, `image`,
-    `missing_column`, `value`."""
-    parsed = []
-    for change in transaction.changes:
-        if change.stamp.origin != origin:
-            raise Refused(
-                "origin",
-                f"{origin} sent a change of {change.table} that says it was made at {change.stamp.origin}.",
-                "An outlet speaks for itself only: find out what runs there under its name.",
-            )
-        table = table_of(change, catalogue)
-        before = parse_image(table, change.before) if change.before is not None else None
-        after = parse_image(table, change.after) if change.after is not None else None
-        image = before if change.op is Op.DELETE else after
-        if image is None or any(folded(name) not in image for name in table.key):
-            raise Refused("image", f"A change of {change.table} lacks its row image or its key.", "Report this.")
-        parsed.append(Parsed(change, table, before, after, name_of(table, image)))
-    return parsed
 
 
 def plan(changes: list[Parsed], view: View, situation: Situation, *, again: bool = False) -> tuple[Plan, Overlay]:
@@ -156,138 +56,21 @@ class _Planner:
         self._situation = situation
         self._again = again
         self._plan = Plan()
-        self._steps: dict[RowName, list[_Step]] = {}
+        self._steps: dict[RowName, list[Step]] = {}
 
     def run(self) -> tuple[Plan, Overlay]:
-        # Decisions are made in source order, on an overlay of their own: they do not depend on the order of the writes.
-        winners = self._decide()
+        judge = Judge(self._overlay, self._situation, again=self._again)
+        winners = judge.judge(self._changes)
+        self._plan.conflicts += judge.conflicts
         for step in winners:
             self._steps.setdefault(step.row, []).append(step)
         for step in winners:
             self._perform(step, 0)
         return self._plan, self._overlay
 
-    def _decide(self) -> list[_Step]:
-        seen = Overlay(self._overlay)
-        steps: list[_Step] = []
-        previous: tuple[Change, _Step | None] | None = None
-        for parsed in self._changes:
-            change, table, row = parsed.change, parsed.table, parsed.row
-            if reason := self._situation.misfits.get(folded(table.name)):
-                raise Refused("policy", reason, "Correct the table or the policy file; it is retried by itself then.")
-            version = seen.version(row)
-            decision = decide(change, version, seen.exists(row), seen.awaited(row), generated_key=table.generated_key)
-            if decision.verdict is Verdict.REFUSED:
-                reason = f"{change.table} {change.key}: {decision.reason}"
-                raise Refused(decision.code, reason, _TODO.get(decision.code, ""))
-            step = None
-            if not self._situation.policies.plain(table.name):
-                step = self._merged(parsed, version, decision, seen)
-            else:
-                self._tell(decision, change, table, row, version, seen)
-                if decision.verdict is Verdict.WINS:
-                    step = _Step(change, table, row, parsed.after, _version(change, change.before))
-            if step:
-                wins = decision.verdict is Verdict.WINS
-                if wins and previous and previous[0].paired and previous[1] and change.op is Op.INSERT:
-                    step.pair = previous[1]
-                    previous[1].pair = step
-                steps.append(step)
-                seen.write(table, row, step.image)
-                seen.set_version(row, step.version)
-            previous = (change, step if decision.verdict is Verdict.WINS else None)
-        return steps
-
-    def _merged(self, parsed: Parsed, version: Version | None, decision: Decision, seen: Overlay) -> _Step | None:
-        """A change under a rule other than `row`: it may have an effect although a later one is known, and a later one may keep its own."""
-        change, table, row = parsed.change, parsed.table, parsed.row
-        policies = self._situation.policies
-        rule = policies.rule(change.policy, table.name)
-        exists, wins = seen.exists(row), decision.verdict is Verdict.WINS
-        here = seen.image(table, row) if exists else _buried(table, version)
-        if here is None and rule.delta and any(one.waits for one in seen.awaited(row).values()):
-            # What its image holds of the sums, the quarantined ones before it would add again.
-            raise Refused(MISSING_ROW, f"{change.table} {change.key}: {_NOTHING_TO_ADD_TO}", _TODO[MISSING_ROW])
-        stamps = ColumnStamps(version.stamp if version else NEVER)
-        if version and policies.by_column(table.name):
-            made = seen.made(table, row, version)
-            stamps = current(version, made, table, lambda generation: policies.rule(generation, table.name))
-        if version and version.stamp == change.stamp:
-            return None
-        merged = merge(change, parsed.before, parsed.after, table, rule, here, stamps)
-        self._tell(decision, change, table, row, version, seen, rule, merged)
-        stays = change.op is not Op.DELETE if wins else exists
-        if stays:
-            self._check_minimum(change, rule, merged)
-        elif not wins and (here is None or merged.image == here):
-            return None
-        last = None if stays else render_image(table, merged.image)
-        if wins:
-            new = Version(change.stamp, change.base, not stays, last, description(merged.stamps, change.stamp))
-        else:
-            assert version is not None
-            new = Version(version.stamp, version.base, not stays, last, description(merged.stamps, version.stamp))
-            if merged.image == here and new == version:
-                return None
-        return _Step(change, table, row, merged.image if stays else None, new, buried=not stays and not wins)
-
-    def _check_minimum(self, change: Change, rule: Rule, merged: Merged) -> None:
-        for name, least in rule.minimum.items():
-            value = Decimal(str(merged.image.get(name, least)))
-            if value < least and merged.added.get(name, Decimal(0)) < 0:
-                raise Refused(
-                    "minimum",
-                    f"{change.table} {change.key}: {name} would be {value}, and the policy file says {least} at least.",
-                    "It is retried whenever the row changes: correct the stock, or the minimum in the policy file.",
-                )
-
-    def _tell(
-        self,
-        decision: Decision,
-        change: Change,
-        table: Table,
-        row: RowName,
-        version: Version | None,
-        seen: Overlay,
-        rule: Rule = ROW,
-        merged: Merged | None = None,
-    ) -> None:
-        """Leaves a trace of a conflict. On a retry, what loses has been superseded, which is none."""
-        wins = decision.verdict is Verdict.WINS
-        if not decision.conflict or (self._again and not wins):
-            return
-        name, winner = rule.merge.value, "incoming" if wins else "local"
-        if merged and merged.added and not merged.won and not merged.lost:
-            name, winner = "delta", "both"
-        elif merged and rule.merge is Merge.COLUMN and change.op is Op.UPDATE:
-            winner = "both" if merged.won else "local"
-        self._record(change, table, row, version, name, winner, seen)
-
-    def _record(
-        self,
-        change: Change,
-        table: Table,
-        row: RowName,
-        version: Version | None,
-        rule: str,
-        winner: str,
-        seen: Overlay,
-    ) -> None:
-        local = seen.image(table, row) if seen.exists(row) else None
-        self._plan.conflicts.append(
-            Conflict(
-                change,
-                row,
-                rule,
-                winner,
-                version.stamp if version else Stamp(0, ""),
-                render_image(table, local) if local is not None else None,
-            )
-        )
-
     # Placing a step: first what it needs, then itself.
 
-    def _perform(self, step: _Step, depth: int) -> None:
+    def _perform(self, step: Step, depth: int) -> None:
         if step.done or step.started:
             return
         if depth > MAX_DEPTH:
@@ -315,7 +98,7 @@ class _Planner:
             self._upsert(step, step.image, depth)
         step.done = True
 
-    def _upsert(self, step: _Step, image: Image, depth: int) -> None:
+    def _upsert(self, step: Step, image: Image, depth: int) -> None:
         late = self._parents(step.table, image, depth)
         if late:
             # A cycle: the row goes in without that reference first, and gets it once the other row is there.
@@ -368,7 +151,7 @@ class _Planner:
         self._write(parent, row, image)
         self._assert(parent, row, image, tombstone.stamp)
 
-    def _delete(self, step: _Step, depth: int) -> None:
+    def _delete(self, step: Step, depth: int) -> None:
         tombstone = step.version
         here = self._overlay.image(step.table, step.row) if self._overlay.exists(step.row) else None
         if here is None:
@@ -408,18 +191,18 @@ class _Planner:
             change for change in self._plan.changes if (folded(change.table), change.key) != (row.table, row.key)
         ]
 
-    def _returns(self, step: _Step) -> bool:
+    def _returns(self, step: Step) -> bool:
         """Whether the transaction inserts the row again."""
         later = self._steps[step.row]
         return any(other.image is not None for other in later[later.index(step) + 1 :])
 
-    def _perform_new(self, new: _Step, depth: int) -> None:
+    def _perform_new(self, new: Step, depth: int) -> None:
         assert new.image is not None
         new.started = True
         self._upsert(new, new.image, depth + 1)
         new.done = True
 
-    def _release(self, step: _Step, here: Image, new: _Step | None, depth: int) -> list[Reference]:
+    def _release(self, step: Step, here: Image, new: Step | None, depth: int) -> list[Reference]:
         """Places first what takes the row's children away from it. Returns the children that stay."""
         for reference in self._references(step, here):
             for pending in self._steps.get(reference.row, ()):
@@ -428,14 +211,14 @@ class _Planner:
                 self._perform(pending, depth + 1)
         return self._references(step, here)
 
-    def _references(self, step: _Step, here: Image) -> list[Reference]:
+    def _references(self, step: Step, here: Image) -> list[Reference]:
         return [reference for reference in self._overlay.references(step.table, here) if reference.row != step.row]
 
-    def _points_at(self, reference: Reference, image: Image, new: _Step) -> bool:
+    def _points_at(self, reference: Reference, image: Image, new: Step) -> bool:
         found = self._parent(reference.foreign_key, image)
         return found is not None and found[1] == new.row
 
-    def _moves(self, reference: Reference, new: _Step) -> list[_Step]:
+    def _moves(self, reference: Reference, new: Step) -> list[Step]:
         """The steps by which a child moves to the new key in this transaction."""
         return [
             pending
@@ -443,7 +226,7 @@ class _Planner:
             if not pending.done and pending.image is not None and self._points_at(reference, pending.image, new)
         ]
 
-    def _rename(self, step: _Step, new: _Step, here: Image, children: list[Reference], depth: int) -> None:
+    def _rename(self, step: Step, new: Step, here: Image, children: list[Reference], depth: int) -> None:
         assert new.image is not None
         new.started = True
         self._withdraw(step.row)
@@ -460,7 +243,7 @@ class _Planner:
         self._note(new.table, new.row, new.version)
         new.done = True
 
-    def _keep(self, step: _Step, here: Image) -> None:
+    def _keep(self, step: Step, here: Image) -> None:
         """Children that the author of the delete did not know of: the row stays, and says so to everybody."""
         local = self._overlay.version(step.row)
         self._plan.conflicts.append(
@@ -492,24 +275,3 @@ class _Planner:
     def _note(self, table: Table, row: RowName, version: Version) -> None:
         self._plan.versions[row] = (table, version)
         self._overlay.set_version(row, version)
-
-
-_TODO = {
-    "generated_key": "Give each outlet its own key range; re-enter one of the rows under a new key, or discard.",
-    "missing_row": "Compare the outlets (`subak compare`); retry once the row is here.",
-}
-
-
-_NOTHING_TO_ADD_TO = "It adds to a row that is not here, because earlier changes of it are quarantined."
-
-
-def _buried(table: Table, version: Version | None) -> Image | None:
-    """What a deleted row's tombstone holds."""
-    if version is None or not version.deleted or version.last_image is None:
-        return None
-    return parse_image(table, version.last_image)
-
-
-def _version(change: Change, last_image: str | None = None) -> Version:
-    deleted = change.op is Op.DELETE
-    return Version(change.stamp, change.base, deleted, last_image if deleted else None)

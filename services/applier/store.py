@@ -16,7 +16,9 @@ from sqlalchemy import Connection
 
 from services.applier.deciding import Awaited, AwaitedStamps, Version
 from services.applier.history import History
-from services.applier.planning import Parsed, Plan, Situation, Write
+from services.applier.judging import Situation
+from services.applier.parsing import Parsed
+from services.applier.planning import Plan, Write
 from services.applier.stamping import Made
 from services.applier.view import Reference, RowName, name_of, parent_key
 from services.kernel.catalogue import ForeignKey, Table, folded

@@ -11,7 +11,9 @@ from sqlalchemy import Connection, NestedTransaction
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from services.applier import quarantine
-from services.applier.planning import Parsed, Plan, Situation, parse, plan
+from services.applier.judging import Situation
+from services.applier.parsing import Parsed, parse
+from services.applier.planning import Plan, plan
 from services.applier.store import Store
 from services.applier.view import Overlay
 from services.kernel.change import Transaction

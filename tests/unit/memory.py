@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from msgspec.structs import replace
 
 from services.applier.deciding import Awaited, AwaitedStamps, Version
-from services.applier.planning import Parsed, Plan, Refused, Situation, parse, plan
+from services.applier.judging import Situation
+from services.applier.parsing import Parsed, Refused, parse
+from services.applier.planning import Plan, plan
 from services.applier.stamping import Made, described
 from services.applier.view import Reference, RowName, name_of, parent_key
 from services.kernel.catalogue import Catalogue, Column, ForeignKey, Kind, Table, folded
