@@ -114,7 +114,7 @@ def test_refused_and_admitted_again(line: Proxy) -> None:
 
 
 def test_nobody_behind_it() -> None:
-    with Proxy(free_port(), seed=1) as line, dial(line) as connection, pytest.raises(ConnectionResetError):
+    with Proxy(free_port(), seed=1) as line, pytest.raises(ConnectionResetError), dial(line) as connection:
         connection.recv(1)
 
 
