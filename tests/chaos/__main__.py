@@ -56,7 +56,8 @@ def main() -> int:
     finally:
         servers.stop()
     shutil.rmtree(folder)
-    print(f"\nall is well: {result.journal}; {result.looks} looks at the outlets meanwhile")
+    print(f"\nall is well: {result.journal}")
+    print(f"{result.looks} looks at the outlets meanwhile; {result.damaged} chunks damaged on their way")
     print("faults: " + ", ".join(f"{name} {count}" for name, count in sorted(result.faults.items())))
     print("died at: " + ", ".join(f"{point} {count}" for point, count in sorted(result.hits.items())))
     return 0

@@ -45,7 +45,7 @@ def _differences(network: Network) -> Iterator[str]:
 def _operations(outlet: Outlet, committed: list[Operation]) -> Iterator[str]:
     """Each committed one is here with as many rows as it wrote, and no other is."""
     with outlet.reader.begin() as connection:
-        there = dict(connection.execute(text("SELECT id, row_count FROM operation")).tuples().all())
+        there = {name: count for name, count in connection.execute(text("SELECT id, row_count FROM operation"))}
     wanted = {operation.id: operation.lines for operation in committed}
     lost = sorted(wanted.keys() - there.keys())
     risen = sorted(there.keys() - wanted.keys())
@@ -87,7 +87,7 @@ def _deltas(network: Network, committed: list[Operation]) -> Iterator[str]:
             wanted[product] += amount
     for outlet in network.outlets.values():
         with outlet.reader.begin() as connection:
-            there = dict(connection.execute(text("SELECT id, on_hand FROM stock")).tuples().all())
+            there = {product: count for product, count in connection.execute(text("SELECT id, on_hand FROM stock"))}
         wrong = {
             product: (there.get(product), wanted[product])
             for product in wanted

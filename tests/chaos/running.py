@@ -22,7 +22,7 @@ from tests.chaos.world import OUTLETS, World
 from tests.stack.servers import Servers
 
 TILLS_PER_OUTLET = 2
-GAP_SECONDS = (0.3, 3.0)
+GAP_SECONDS = (0.2, 2.0)
 """Between two faults."""
 
 TICK_SECONDS = 0.05
@@ -44,6 +44,9 @@ class Result:
     """Failpoints at which a process died."""
     journal: Journal
     looks: int
+    """Of the watchers, at all outlets."""
+    damaged: int
+    """Chunks of bytes that a line changed on their way."""
 
 
 class Schedule:
@@ -131,7 +134,9 @@ def _run(world: World, seed: int, seconds: float, tell: Tell) -> Result:
     wrong = errors + [seen for watcher in watchers for seen in watcher.seen] + examine(world.network, journal)
     if wrong:
         raise AssertionError("\n".join(wrong[:40]))
-    return Result(schedule.counts, world.hits, journal, sum(watcher.looks for watcher in watchers))
+    looks = sum(watcher.looks for watcher in watchers)
+    damaged = sum(line.counts.damaged for line in world.lines.values())
+    return Result(schedule.counts, world.hits, journal, looks, damaged)
 
 
 def _disturb(
