@@ -9,6 +9,7 @@ import pymysql
 import pytest
 import sqlalchemy as sa
 
+from services.applier import applying
 from services.applier.applying import PATIENCE
 from services.kernel.change import NEVER, Batch, BatchId, Change, Op, Stamp, Transaction, decode_body
 from services.kernel.errors import PermanentError, ProtocolError, TransientError
@@ -117,6 +118,29 @@ def test_several_deliveries_share_a_transaction_or_none_of_them_counts(outlet: M
         bali.applier.apply_together([(delivery_of(bad, 8, 7), bad.body)])
     assert bali.applier.position()[0] == 7
     assert bali.applier.apply(delivery_of(bad, 8, 7), bad.body).quarantined[0].code == "check"
+
+
+def test_what_ends_before_the_commit_leaves_neither_rows_nor_ledger(
+    outlet: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a kill there would: what the ledger says was done is done in the same transaction."""
+    amed, bali = outlet("amed"), outlet("bali")
+    amed.write("UPDATE product SET stock = 3 WHERE sku = 'a'")
+    batch = amed.take()
+    assert batch is not None
+
+    def die(point: str) -> None:
+        if point == "applier.before_commit":
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(applying, "reach", die)
+        bali.apply(batch, 1)
+    assert bali.applier.position() == (0, b"")
+    assert bali.read("SELECT stock FROM product WHERE sku = 'a'") == [(10,)]
+    assert bali.apply(batch, 1).changes == 1
+    assert bali.applier.position()[0] == 1
+    assert bali.read("SELECT stock FROM product WHERE sku = 'a'") == [(3,)]
 
 
 def test_nothing_applied_is_captured(three: Outlets) -> None:
@@ -414,6 +438,32 @@ def test_nobody_waits_for_the_applier_and_it_waits_for_nobody(outlet: Make, isol
             cursor.execute("UPDATE product SET name = 'mine' WHERE sku IN ('a', 'b')")  # nothing is held against it
             session.rollback()
     assert bali.apply(batch, 1).changes == 2
+
+
+@MYSQL
+@pytest.mark.parametrize("known", [False, True], ids=["without a version", "with a version"])
+def test_a_local_write_just_before_the_row_is_locked_waits_for_nothing_and_is_seen(outlet: Make, known: bool) -> None:
+    """First the data row, then its version under that lock: the order an application's write takes."""
+    amed, bali = outlet("amed"), outlet("bali")
+    if known:
+        bali.write("UPDATE product SET stock = 2 WHERE sku = 'a'")
+    amed.write("UPDATE product SET stock = 3 WHERE sku = 'a'")
+    batch = amed.take()
+    assert batch is not None
+    wrote: list[str] = []
+    with _session(bali, "READ COMMITTED") as session, session.cursor() as cursor:
+        cursor.execute("SET innodb_lock_wait_timeout = 2")
+
+        @sa.event.listens_for(bali.engine, "before_cursor_execute")
+        def write(_c: object, _cu: object, statement: str, _values: object, _context: object, _many: bool) -> None:
+            if not wrote and "FOR UPDATE" in statement and "product AS r" in statement:
+                wrote.append(statement)
+                cursor.execute("UPDATE product SET stock = 77 WHERE sku = 'a'")
+                session.commit()
+
+        assert bali.apply(batch, 1).conflicts == 1
+    assert wrote
+    assert bali.read("SELECT stock FROM product WHERE sku = 'a'") == [(77,)]
 
 
 @pytest.mark.parametrize("engine_name", ["mysql"])
