@@ -37,7 +37,8 @@ class World:
     def __init__(self, servers: Servers, folder: Path, seed: int, seconds: float, engines: Sequence[str]) -> None:
         draw = random.Random(f"{seed}-engines")
         hub = draw.choice([name for name in HUB_ENGINES if name in engines])
-        self.engines = {"hub": hub} | {outlet: draw.choice(list(engines)) for outlet in OUTLETS}
+        mixed = draw.sample(list(engines), len(engines))
+        self.engines = {"hub": hub} | {outlet: mixed[at % len(mixed)] for at, outlet in enumerate(OUTLETS)}
         self.servers = servers
         urls = {name: servers.fresh(engine, name) for name, engine in self.engines.items()}
         hub_url = urls.pop("hub")

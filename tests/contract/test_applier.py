@@ -347,6 +347,21 @@ def test_update_against_delete_and_reinsert(three: Outlets) -> None:
     assert [row[2] for row in three.same(PRODUCTS) if row[0] == "b"] == [9]
 
 
+def test_an_older_change_that_comes_late_does_not_bring_a_deleted_row_back(outlet: Make) -> None:
+    """The version of the deleted row stays, and says when it was deleted."""
+    amed, bali, candi = outlet("amed"), outlet("bali"), outlet("candi")
+    amed.write("UPDATE product SET stock = 7 WHERE sku = 'b'")
+    older = amed.take()
+    for stock in (1, 2):  # for the latest stamp even where the clock has only milliseconds
+        bali.write(f"UPDATE product SET stock = {stock} WHERE sku = 'b'")
+    bali.write("DELETE FROM product WHERE sku = 'b'")
+    deletion = bali.take()
+    assert older is not None and deletion is not None
+    candi.apply(deletion, 1)
+    assert candi.apply(older, 2).conflicts == 1
+    assert candi.read("SELECT sku FROM product") == [("a",)]
+
+
 def test_a_tree_is_deleted_leaves_first(three: Outlets) -> None:
     amed, bali, _ = three.outlets
     amed.write("INSERT INTO node (id, parent) VALUES (2, NULL), (3, 2), (4, 3), (1, 4)")
