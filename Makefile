@@ -6,7 +6,7 @@ STAMP := $(VENV)/.stamp
 SUBAK := $(BIN)/subak
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check unit test demo bench clean
+.PHONY: help setup check unit test chaos mutants demo bench clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,14 @@ unit: setup  ## the tests that need no server, in under a minute
 test: setup  ## everything, on real databases
 	@bash tests/engines.sh
 	@$(BIN)/pytest tests
+
+chaos: setup  ## faults by seed for SECONDS=600, SEED=n to repeat (ENGINES=sqlite,mariadb: only these)
+	@bash tests/engines.sh
+	@$(BIN)/python -m tests.chaos --seconds $(or $(SECONDS),600) $(if $(SEED),--seed $(SEED)) $(if $(ENGINES),--engines $(ENGINES))
+
+mutants: setup  ## every known way to break it must be found by a test (ONLY=words of a name)
+	@bash tests/engines.sh
+	@$(BIN)/python -m tests.mutants $(ONLY)
 
 demo: setup  ## a small retail company on three outlets
 	@$(SUBAK) demo $(ARGS)

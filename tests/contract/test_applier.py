@@ -9,6 +9,7 @@ import pymysql
 import pytest
 import sqlalchemy as sa
 
+from services.applier import applying
 from services.applier.applying import PATIENCE
 from services.kernel.change import NEVER, Batch, BatchId, Change, Op, Stamp, Transaction, decode_body
 from services.kernel.errors import PermanentError, ProtocolError, TransientError
@@ -117,6 +118,29 @@ def test_several_deliveries_share_a_transaction_or_none_of_them_counts(outlet: M
         bali.applier.apply_together([(delivery_of(bad, 8, 7), bad.body)])
     assert bali.applier.position()[0] == 7
     assert bali.applier.apply(delivery_of(bad, 8, 7), bad.body).quarantined[0].code == "check"
+
+
+def test_what_ends_before_the_commit_leaves_neither_rows_nor_ledger(
+    outlet: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a kill there would: what the ledger says was done is done in the same transaction."""
+    amed, bali = outlet("amed"), outlet("bali")
+    amed.write("UPDATE product SET stock = 3 WHERE sku = 'a'")
+    batch = amed.take()
+    assert batch is not None
+
+    def die(point: str) -> None:
+        if point == "applier.before_commit":
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(applying, "reach", die)
+        bali.apply(batch, 1)
+    assert bali.applier.position() == (0, b"")
+    assert bali.read("SELECT stock FROM product WHERE sku = 'a'") == [(10,)]
+    assert bali.apply(batch, 1).changes == 1
+    assert bali.applier.position()[0] == 1
+    assert bali.read("SELECT stock FROM product WHERE sku = 'a'") == [(3,)]
 
 
 def test_nothing_applied_is_captured(three: Outlets) -> None:
@@ -323,6 +347,21 @@ def test_update_against_delete_and_reinsert(three: Outlets) -> None:
     assert [row[2] for row in three.same(PRODUCTS) if row[0] == "b"] == [9]
 
 
+def test_an_older_change_that_comes_late_does_not_bring_a_deleted_row_back(outlet: Make) -> None:
+    """The version of the deleted row stays, and says when it was deleted."""
+    amed, bali, candi = outlet("amed"), outlet("bali"), outlet("candi")
+    amed.write("UPDATE product SET stock = 7 WHERE sku = 'b'")
+    older = amed.take()
+    for stock in (1, 2):  # for the latest stamp even where the clock has only milliseconds
+        bali.write(f"UPDATE product SET stock = {stock} WHERE sku = 'b'")
+    bali.write("DELETE FROM product WHERE sku = 'b'")
+    deletion = bali.take()
+    assert older is not None and deletion is not None
+    candi.apply(deletion, 1)
+    assert candi.apply(older, 2).conflicts == 1
+    assert candi.read("SELECT sku FROM product") == [("a",)]
+
+
 def test_a_tree_is_deleted_leaves_first(three: Outlets) -> None:
     amed, bali, _ = three.outlets
     amed.write("INSERT INTO node (id, parent) VALUES (2, NULL), (3, 2), (4, 3), (1, 4)")
@@ -414,6 +453,32 @@ def test_nobody_waits_for_the_applier_and_it_waits_for_nobody(outlet: Make, isol
             cursor.execute("UPDATE product SET name = 'mine' WHERE sku IN ('a', 'b')")  # nothing is held against it
             session.rollback()
     assert bali.apply(batch, 1).changes == 2
+
+
+@MYSQL
+@pytest.mark.parametrize("known", [False, True], ids=["without a version", "with a version"])
+def test_a_local_write_just_before_the_row_is_locked_waits_for_nothing_and_is_seen(outlet: Make, known: bool) -> None:
+    """First the data row, then its version under that lock: the order an application's write takes."""
+    amed, bali = outlet("amed"), outlet("bali")
+    if known:
+        bali.write("UPDATE product SET stock = 2 WHERE sku = 'a'")
+    amed.write("UPDATE product SET stock = 3 WHERE sku = 'a'")
+    batch = amed.take()
+    assert batch is not None
+    wrote: list[str] = []
+    with _session(bali, "READ COMMITTED") as session, session.cursor() as cursor:
+        cursor.execute("SET innodb_lock_wait_timeout = 2")
+
+        @sa.event.listens_for(bali.engine, "before_cursor_execute")
+        def write(_c: object, _cu: object, statement: str, _values: object, _context: object, _many: bool) -> None:
+            if not wrote and "FOR UPDATE" in statement and "product AS r" in statement:
+                wrote.append(statement)
+                cursor.execute("UPDATE product SET stock = 77 WHERE sku = 'a'")
+                session.commit()
+
+        assert bali.apply(batch, 1).conflicts == 1
+    assert wrote
+    assert bali.read("SELECT stock FROM product WHERE sku = 'a'") == [(77,)]
 
 
 @pytest.mark.parametrize("engine_name", ["mysql"])

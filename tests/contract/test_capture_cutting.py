@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from sqlalchemy import text
@@ -121,6 +122,26 @@ def test_a_smaller_id_that_becomes_visible_later_is_not_missed(outlet: Outlet) -
         late.commit()
     assert cutter.poll() == 2
     assert outlet.row_keys() == [[["2"]], [["4"]], [["1", "3"]]]
+
+
+@SERVERS
+def test_a_smaller_id_that_becomes_visible_while_a_batch_is_cut_is_not_taken_with_it(
+    outlet: Outlet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cutter, cut = outlet.cutter(), storing.cut
+    with outlet.application.connect() as late:
+        late.execute(text(product(1)))
+        outlet.execute(product(2))
+
+        def cut_late(*arguments: Any) -> Any:
+            late.commit()
+            return cut(*arguments)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(storing, "cut", cut_late)
+            assert cutter.poll() == 1
+    assert cutter.poll() == 1
+    assert outlet.row_keys() == [[["2"]], [["1"]]]
 
 
 def test_a_transaction_that_is_rolled_back_is_never_seen(outlet: Outlet) -> None:

@@ -32,6 +32,21 @@ STOP_SECONDS = 15.0
 LOG_TAIL_BYTES = 6000
 
 
+OUTLET_SERVICES = ("capture", "applier")
+
+FAILPOINTS = {
+    "capture": ("before_cut_commit", "after_cut_commit", "after_send", "before_mark_commit", "after_mark_commit"),
+    "hub": (
+        "before_store_commit",
+        "after_store_commit",
+        "after_stored_sent",
+        "before_executed_commit",
+        "after_executed_commit",
+    ),
+    "applier": ("before_commit", "after_commit", "after_executed_sent"),
+}
+"""Service to the points at which it can be made to kill itself, to be named as `service.point`."""
+
 BOOK_ROWS = 24
 """Of each table, the last ones are told when a test has failed."""
 
@@ -204,13 +219,32 @@ class Network:
                 "SUBAK_DATABASE_URL": url.render_as_string(hide_password=False),
                 "SUBAK_TABLES": tables,
             }
-            self._add(f"capture.{name}", "services.capture", common | mine)
-            self._add(f"applier.{name}", "services.applier", common | mine)
+            for service in OUTLET_SERVICES:
+                self._add(f"{service}.{name}", f"services.{service}", common | mine)
 
     def _add(self, name: str, module: str, environment: dict[str, str]) -> None:
         port = free_port()
         environment = environment | {"SUBAK_METRICS_LISTEN": f"127.0.0.1:{port}"}
         self.processes[name] = Process(name, module, environment, port, self.folder / f"{name}.log")
+
+    def dial(self, outlet: str, port: int) -> None:
+        """That outlet's services reach the hub through this port (a proxy's) from their next start on."""
+        for service in OUTLET_SERVICES:
+            self.processes[f"{service}.{outlet}"].environment["SUBAK_HUB"] = f"127.0.0.1:{port}"
+
+    def secure(self, certificates: Callable[[str], tuple[Path, Path, Path]]) -> None:
+        """TLS from the next start on. `certificates` gives the files of `hub` or of an outlet: authority, certificate, key."""
+        names = ("SUBAK_TLS_CA", "SUBAK_TLS_CERT", "SUBAK_TLS_KEY")
+        files = {name: list(map(str, certificates(name))) for name in ("hub", *self.outlets)}
+        for name, process in self.processes.items():
+            process.environment.pop("SUBAK_TLS", None)
+            process.environment |= dict(zip(names, files[name.rpartition(".")[2]], strict=True))
+
+    def beside(self, name: str, number: int) -> Process:
+        """A second process that believes it is `name`; not started, and not one of `processes`."""
+        first, port = self.processes[name], free_port()
+        environment = first.environment | {"SUBAK_METRICS_LISTEN": f"127.0.0.1:{port}"}
+        return Process(f"{name} beside", first.module, environment, port, self.folder / f"{name}.beside-{number}.log")
 
     @property
     def urls(self) -> dict[str, URL]:

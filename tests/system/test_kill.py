@@ -18,7 +18,7 @@ from sqlalchemy import text
 
 from tests.conftest import MakeNetwork
 from tests.stack.audit import audit
-from tests.stack.network import Network, Outlet
+from tests.stack.network import FAILPOINTS, Network, Outlet
 
 SEED = int(os.environ.get("SUBAK_TEST_SEED", random.randrange(2**32)))
 KILLS = int(os.environ.get("SUBAK_TEST_KILLS", "110"))
@@ -28,18 +28,6 @@ LIMIT_SECONDS = 240.0
 RANDOM_SHARE = 0.25
 ARMED_SECONDS = 4.0
 """A process that has been up for so long without reaching its point is killed where it is."""
-
-POINTS = {
-    "capture": ("before_cut_commit", "after_cut_commit", "after_send", "before_mark_commit", "after_mark_commit"),
-    "hub": (
-        "before_store_commit",
-        "after_store_commit",
-        "after_stored_sent",
-        "before_executed_commit",
-        "after_executed_commit",
-    ),
-    "applier": ("before_commit", "after_commit", "after_executed_sent"),
-}
 
 SCHEMA = """\
 CREATE TABLE receipt (
@@ -147,7 +135,7 @@ class Killer:
 
     def missed(self) -> set[str]:
         """Points at which nothing has been killed yet."""
-        return {f"{service}.{point}" for service, points in POINTS.items() for point in points} - set(self.hits)
+        return {f"{service}.{point}" for service, points in FAILPOINTS.items() for point in points} - set(self.hits)
 
     def _bury_and_restart(self) -> None:
         for name in self._network.dead():
@@ -172,7 +160,7 @@ class Killer:
     def _point(self, service: str) -> str:
         """Each point in turn, in an order of the seed's."""
         if not self._next.get(service):
-            self._next[service] = self._random.sample(POINTS[service], len(POINTS[service]))
+            self._next[service] = self._random.sample(FAILPOINTS[service], len(FAILPOINTS[service]))
         return f"{service}.{self._next[service].pop()}"
 
     def _strike(self) -> None:

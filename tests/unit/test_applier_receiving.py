@@ -1,0 +1,86 @@
+"""What the applier tells the hub, and when: over a channel and a database that are made up."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast
+
+from services.applier.applying import Applier
+from services.applier.receiving import Receiver
+from services.applier.work import Outcome
+from services.kernel.catalogue import Catalogue
+from services.kernel.change import GENESIS
+from services.kernel.link import Channel
+from services.kernel.telemetry import Health
+from services.kernel.wire.messages import Delivery, Executed, Part, Welcome
+
+LIMIT = 10.0
+DELIVERIES = 3
+
+
+class Line:
+    """Gives out deliveries, ends when the last was executed, and keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.executed: list[int] = []
+        self._all = asyncio.Event()
+        self._coming: list[Delivery | Part] = []
+        for number in range(1, DELIVERIES + 1):
+            self._coming.append(Delivery(number, number - 1, "amed", "e", number, GENESIS, GENESIS, 1, 1, 1, 1))
+            self._coming.append(Part(0, b"x"))
+
+    async def receive(self) -> Delivery | Part | None:
+        if self._coming:
+            return self._coming.pop(0)
+        await self._all.wait()
+        return None
+
+    async def send(self, message: object) -> None:
+        if isinstance(message, Executed):
+            self.executed.append(message.sequence)
+            if len(self.executed) == DELIVERIES:
+                self._all.set()
+
+
+class Database:
+    """An applier whose commits are noted, with what had been said by then."""
+
+    one_writer = False
+    catalogue = Catalogue(())
+
+    def __init__(self, line: Line) -> None:
+        self._line = line
+        self.committed: list[int] = []
+        self.said_by_then: list[list[int]] = []
+
+    def waiting(self) -> list[Any]:
+        return []
+
+    def totals(self) -> tuple[int, int]:
+        return 0, 0
+
+    def refresh(self) -> None:
+        pass
+
+    def apply(self, delivery: Delivery, _body: bytes, _attempt: int = 1) -> Outcome:
+        self.said_by_then.append(list(self._line.executed))
+        self.committed.append(delivery.sequence)
+        return Outcome()
+
+    def apply_together(self, deliveries: list[tuple[Delivery, bytes]], attempt: int = 1) -> list[Outcome]:
+        return [self.apply(delivery, body, attempt) for delivery, body in deliveries]
+
+
+def test_executed_is_said_after_the_commit_in_order_and_once() -> None:
+    async def conversation() -> Database:
+        line = Line()
+        database = Database(line)
+        receiver = Receiver(cast(Applier, database), "bali", Health(link="up"))
+        async with asyncio.timeout(LIMIT):
+            await receiver.run(cast(Channel, line), Welcome("besakih", 0, GENESIS, []))
+        assert line.executed == database.committed == list(range(1, DELIVERIES + 1))
+        return database
+
+    database = asyncio.run(conversation())
+    for sequence, said in zip(database.committed, database.said_by_then, strict=True):
+        assert all(earlier < sequence for earlier in said), "executed was said of what was not committed"
