@@ -212,15 +212,20 @@ class Network:
             "SUBAK_HUB_ENROL": "open",
         }
         self._add("hub", "services.hub", common | hub)
-        for name, url in outlets.items():
-            mine = {
-                "SUBAK_OUTLET": name,
-                "SUBAK_HUB": f"127.0.0.1:{self.hub_port}",
-                "SUBAK_DATABASE_URL": url.render_as_string(hide_password=False),
-                "SUBAK_TABLES": tables,
-            }
-            for service in OUTLET_SERVICES:
-                self._add(f"{service}.{name}", f"services.{service}", common | mine)
+        self._common = common | {"SUBAK_HUB": f"127.0.0.1:{self.hub_port}", "SUBAK_TABLES": tables}
+        for outlet in self.outlets.values():
+            self._add_services(outlet)
+
+    def enrol(self, name: str, url: URL) -> None:
+        """One more outlet; its services are not started."""
+        self.outlets[name] = Outlet(name, url)
+        self._add_services(self.outlets[name])
+
+    def _add_services(self, outlet: Outlet) -> None:
+        url = outlet.url.render_as_string(hide_password=False)
+        mine = {"SUBAK_OUTLET": outlet.name, "SUBAK_DATABASE_URL": url}
+        for service in OUTLET_SERVICES:
+            self._add(f"{service}.{outlet.name}", f"services.{service}", self._common | mine)
 
     def _add(self, name: str, module: str, environment: dict[str, str]) -> None:
         port = free_port()
