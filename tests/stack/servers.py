@@ -189,8 +189,9 @@ class MysqlServer:
         _, _, deadlock = status.partition("LATEST DETECTED DEADLOCK")
         return deadlock.partition("\nTRANSACTIONS\n")[0]
 
-    def kill_and_restart(self) -> None:
-        """As a crash of the server would do; committed transactions are there again afterwards."""
+    def kill_and_restart(self, *more: str) -> None:
+        """As a crash of the server would do; committed transactions are there again afterwards. `more`: options that it gets besides."""
+        self._command += more
         self.process.kill()
         self.process.wait()
         self.process = self._start()
@@ -235,7 +236,7 @@ def _run(command: list[str], log: Path) -> None:
         raise RuntimeError(f"{command[0]} failed:\n{log.read_text('utf-8', 'replace')[-3000:]}")
 
 
-def start_mariadb(folder: Path) -> Server:
+def start_mariadb(folder: Path, *options: str) -> MysqlServer:
     mariadbd, install = _find("mariadbd"), _find("mariadb-install-db")
     if not mariadbd or not install:
         raise MissingEngineError("no mariadbd here: `bash tests/engines.sh` as root installs one")
@@ -244,7 +245,7 @@ def start_mariadb(folder: Path) -> Server:
     _run([install, "--no-defaults", *_as_root(), f"--datadir={data}", method, "--skip-test-db"], folder / "install.log")
     (folder / "init.sql").write_text(_INIT_SQL, "utf-8")
     command = [mariadbd, "--no-defaults", *_as_root(), f"--datadir={data}", f"--init-file={folder}/init.sql"]
-    return MysqlServer("mariadb", "mariadb+pymysql", command + _SERVER_OPTIONS, folder)
+    return MysqlServer("mariadb", "mariadb+pymysql", [*command, *_SERVER_OPTIONS, *options], folder)
 
 
 def _mysql_roots() -> Iterator[Path]:
