@@ -90,13 +90,14 @@ class Schedule:
 
 def run(servers: Servers, folder: Path, seed: int, seconds: float, engines: Sequence[str], tell: Tell) -> Result:
     """Raises ChaosError."""
-    with World(servers, folder, seed, seconds, engines) as world:
-        tell("engines: " + ", ".join(f"{name} on {engine}" for name, engine in world.engines.items()))
-        try:
+    world = World(servers, folder, seed, seconds, engines)
+    tell("engines: " + ", ".join(f"{name} on {engine}" for name, engine in world.engines.items()))
+    try:
+        with world:
             return _run(world, seed, seconds, tell)
-        except AssertionError as error:
-            _keep(world, folder, tell)
-            raise ChaosError(f"{error}\n\nTo have it again: {replay(seed, seconds, engines)}") from error
+    except AssertionError as error:
+        _keep(world, folder, tell)
+        raise ChaosError(f"{error}\n\nTo have it again: {replay(seed, seconds, engines)}") from error
 
 
 def replay(seed: int, seconds: float, engines: Sequence[str]) -> str:

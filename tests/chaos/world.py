@@ -71,10 +71,12 @@ class World:
         self._nudged = 0.0
 
     def __enter__(self) -> Self:
-        for line in self.lines.values():
-            self._stack.enter_context(line)
-        self._stack.callback(self.close)
-        self.network.start()
+        with ExitStack() as stack:
+            for line in self.lines.values():
+                stack.enter_context(line)
+            stack.callback(self.close)
+            self.network.start()
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -84,8 +86,6 @@ class World:
         for process in self._beside:
             _end(process)
         self.network.close()
-        for outlet in self.network.outlets.values():
-            outlet.close()
 
     @property
     def killable_servers(self) -> list[str]:
