@@ -12,9 +12,11 @@ from sqlalchemy.engine import URL
 from services.applier.applying import Applier, Outcome
 from services.kernel import schema
 from services.kernel.change import GENESIS, Batch, BatchId, Change, Op, Stamp, Transaction, encode_body
+from services.kernel.control import Control, encode_control
 from services.kernel.dialects import Purpose, dialect_for
+from services.kernel.errors import PermanentError
 from services.kernel.schema import CLOUD_QUERY
-from services.kernel.wire.messages import Delivery
+from services.kernel.wire.messages import HUB, Delivery
 from tests.stack.application import application_engine
 
 
@@ -100,6 +102,24 @@ class Outlet:
         self.previous = batch.digest
         return batch
 
+    def hear(self, said: Control, sequence: int) -> Outcome:
+        """The hub itself says something."""
+        return self.apply(said_by_hub(said, sequence), sequence)
+
+    def retry(self) -> bool:
+        """Everything in quarantine is tried again, until nothing leaves it. Whether something did."""
+        left = False
+        while any([self._leaves(entry.id) for entry in self.applier.waiting()]):
+            left = True
+        return left
+
+    def _leaves(self, identity: int) -> bool:
+        try:
+            self.applier.retry(identity)
+        except PermanentError:
+            return False
+        return True
+
     def apply(self, batch: Batch, sequence: int, attempt: int = 1) -> Outcome:
         delivery = delivery_of(batch, sequence, self.sequence)
         outcome = self.applier.apply(delivery, batch.body, attempt)
@@ -121,6 +141,10 @@ def delivery_of(batch: Batch, sequence: int, previous_sequence: int) -> Delivery
         bytes=len(batch.body),
         parts=1,
     )
+
+
+def said_by_hub(said: Control, number: int) -> Batch:
+    return Batch(BatchId(HUB, "h", number), GENESIS, encode_control(said), 0, 0)
 
 
 class Outlets:
@@ -148,6 +172,17 @@ class Outlets:
                 if outcomes is not None:
                     outcomes[outlet.name].append(outcome)
         return True
+
+    def settle(self) -> None:
+        """As `spread`, with what waits in quarantine tried again, until nothing moves any more."""
+        while any(self.spread_from(outlet) for outlet in self.outlets) or any(
+            [outlet.retry() for outlet in self.outlets]
+        ):
+            pass
+
+    def waiting(self) -> list[tuple[str, str]]:
+        """(outlet, code) of what is in quarantine."""
+        return [(outlet.name, entry.code) for outlet in self.outlets for entry in outlet.applier.waiting()]
 
     def same(self, query: str) -> Sequence[tuple[Any, ...]]:
         """The rows that the query gives everywhere. Fails when outlets differ."""
