@@ -150,9 +150,9 @@ class Applier:
 
     def _missing_here(self, connection: Connection, incoming: Incoming) -> Incoming:
         """What came back of this database's own, without what it has."""
-        if incoming.delivery.origin not in self._situation().origins:
+        if incoming.unreadable or incoming.delivery.origin not in self._situation().origins:
             return incoming
-        return replace(incoming, transactions=containing.without_what_is_here(connection, incoming.transactions))
+        return replace(incoming, left=containing.without_what_is_here(connection, incoming.transactions))
 
     def _situation(self) -> Situation:
         return Situation(self.catalogue, self._outlet, self._clock(), self.policies, self.misfits, self._sources)
@@ -291,7 +291,7 @@ def _incoming(delivery: Delivery, body: bytes) -> Incoming:
     except msgspec.DecodeError as error:
         what = f"Batch {delivery.number} of {delivery.origin} cannot be read: {error}."
         todo = "Run the same version of Subak there and here; then retry."
-        return Incoming(delivery, body, (), PermanentError("unreadable", what, todo))
+        return Incoming(delivery, body, (), unreadable=PermanentError("unreadable", what, todo))
 
 
 def _last(connection: Connection) -> int:

@@ -62,7 +62,9 @@ def put(
     origin: str,
     error: SubakError,
     now: int,
+    left: Transaction | None = None,
 ) -> None:
+    """`left`: of the transaction, what this outlet has not got already; None: all."""
     inserted = connection.execute(
         sa.insert(QUARANTINE).values(
             Sequence=sequence,
@@ -76,12 +78,18 @@ def put(
         )
     )
     (identity,) = inserted.inserted_primary_key or (None,)
-    _enlist(connection, dialect, catalogue, transaction, identity)
+    _enlist(connection, dialect, catalogue, transaction, identity, left)
 
 
 def _enlist(
-    connection: Connection, dialect: Dialect, catalogue: Catalogue, transaction: Transaction, identity: int | None
+    connection: Connection,
+    dialect: Dialect,
+    catalogue: Catalogue,
+    transaction: Transaction,
+    identity: int | None,
+    left: Transaction | None = None,
 ) -> None:
+    wanted = set((left or transaction).changes)
     rows = [
         {
             "QuarantineId": identity,
@@ -93,6 +101,7 @@ def _enlist(
             "Origin": change.stamp.origin,
         }
         for index, change in enumerate(transaction.changes)
+        if change in wanted
         for table, key in [_row(change, catalogue)]
     ]
     if rows:

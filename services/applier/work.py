@@ -41,8 +41,14 @@ class Incoming:
     delivery: Delivery
     body: bytes
     transactions: Sequence[Transaction]
+    left: Sequence[Transaction] | None = None
+    """The same without what is here already, where some is (`containing.py`)."""
     unreadable: PermanentError | None = None
     """Why the bytes, which arrived as they were sent, say nothing; there are no transactions then."""
+
+    @property
+    def wanted(self) -> Sequence[Transaction]:
+        return self.transactions if self.left is None else self.left
 
 
 @dataclass
@@ -129,7 +135,7 @@ class Work:
             if one.unreadable:
                 raise one.unreadable
         parsed = [
-            [self._parse(transaction, one.delivery.origin) for transaction in one.transactions] for one in incoming
+            [self._parse(transaction, one.delivery.origin) for transaction in one.wanted] for one in incoming
         ]
         settled = self._prepare([change for batch in parsed for changes in batch for change in changes])
         whole = Plan()
@@ -159,8 +165,8 @@ class Work:
         outcome = Outcome()
         delivery = incoming.delivery
         if incoming.unreadable:
-            self._put_aside(Transaction("", ()), delivery, 0, incoming.unreadable, outcome)
-        for position, transaction in enumerate(incoming.transactions):
+            self._put_aside(incoming, 0, incoming.unreadable, outcome)
+        for position, transaction in enumerate(incoming.wanted):
             try:
                 if position in ended:
                     raise ended[position]
@@ -168,7 +174,7 @@ class Work:
                 part = self._under_savepoint(changes, delivery.sequence, position)
                 outcome.add(part, len(changes))
             except PermanentError as error:
-                self._put_aside(transaction, delivery, position, error, outcome)
+                self._put_aside(incoming, position, error, outcome)
         self._note(incoming, outcome)
         return outcome
 
@@ -252,20 +258,20 @@ class Work:
                 raise
             raise EndedError(position, reason) from error
 
-    def _put_aside(
-        self, transaction: Transaction, delivery: Delivery, position: int, error: PermanentError, outcome: Outcome
-    ) -> None:
+    def _put_aside(self, incoming: Incoming, position: int, error: PermanentError, outcome: Outcome) -> None:
+        delivery = incoming.delivery
         outcome.quarantined.append(QuarantineReport(position, error.code, error.what))
         quarantine.put(
             self._connection,
             self._dialect,
             self._situation.catalogue,
-            transaction,
+            Transaction("", ()) if incoming.unreadable else incoming.transactions[position],
             sequence=delivery.sequence,
             position=position,
             origin=delivery.origin,
             error=error,
             now=self._situation.now,
+            left=None if incoming.left is None else incoming.left[position],
         )
 
     def _record(self, part: Plan, sequence: int, position: int) -> None:

@@ -15,7 +15,7 @@ from services.kernel.change import GENESIS, Batch, BatchId, Change, Op, Stamp, T
 from services.kernel.control import Control, encode_control
 from services.kernel.dialects import Purpose, dialect_for
 from services.kernel.errors import PermanentError
-from services.kernel.schema import CLOUD_QUERY
+from services.kernel.schema import BATCH, BATCH_PART, CLOUD_QUERY, LEDGER, STATE
 from services.kernel.wire.messages import HUB, Delivery
 from tests.stack.application import application_engine
 
@@ -101,6 +101,60 @@ class Outlet:
         )
         self.previous = batch.digest
         return batch
+
+    def keep(self, batch: Batch, *, stored: bool) -> None:
+        """What capture keeps of a batch of `take`. `stored`: the hub has confirmed it."""
+        epoch, number = batch.id.epoch, batch.id.number
+        with self.engine.begin() as connection:
+            if connection.scalar(sa.select(STATE.c.Value).where(STATE.c.Name == "epoch")) is None:
+                connection.execute(sa.insert(STATE), [{"Name": "epoch", "Value": epoch}])
+            connection.execute(
+                sa.insert(BATCH).values(
+                    Epoch=epoch,
+                    Number=number,
+                    Previous=batch.previous,
+                    Digest=batch.digest,
+                    Changes=batch.changes,
+                    Transactions=batch.transactions,
+                    Bytes=len(batch.body),
+                    CutAt=number,
+                    StoredAt=number if stored else None,
+                )
+            )
+            connection.execute(sa.insert(BATCH_PART).values(Epoch=epoch, Number=number, Part=0, Body=batch.body))
+            connection.execute(
+                sa.update(CLOUD_QUERY)
+                .where(CLOUD_QUERY.c.BatchNumber.is_(None), CLOUD_QUERY.c.Id <= self._seen)
+                .values(BatchNumber=number, ExportFlag=int(stored))
+            )
+
+    def backup(self) -> dict[str, list[dict[str, Any]]]:
+        """All rows, the application's and Subak's, by table."""
+        found: dict[str, list[dict[str, Any]]] = {}
+        tables = self._all_tables()
+        with self.engine.begin() as connection:
+            for table in tables:
+                found[table.name] = [dict(row) for row in connection.execute(sa.select(table)).mappings()]
+        return found
+
+    def restore(self, backup: dict[str, list[dict[str, Any]]]) -> None:
+        tables = self._all_tables()
+        with self.engine.begin() as connection:
+            for table in reversed(tables):
+                connection.execute(sa.delete(table))
+            for table in tables:
+                if backup[table.name]:
+                    connection.execute(sa.insert(table), backup[table.name])
+        with self.engine.begin() as connection:
+            last = connection.scalar(sa.select(sa.func.max(LEDGER.c.Sequence)))
+        self.sequence = last or 0
+        self.applier.refresh()
+
+    def _all_tables(self) -> list[sa.Table]:
+        """The application's after their parents, then Subak's."""
+        reflected = sa.MetaData()
+        reflected.reflect(self.engine, only=[table.name for table in self.catalogue.tables])
+        return [*reflected.sorted_tables, *schema.TABLES[schema.Side.OUTLET].sorted_tables]
 
     def hear(self, said: Control, sequence: int) -> Outcome:
         """The hub itself says something."""
