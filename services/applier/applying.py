@@ -8,23 +8,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import msgspec
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
-from services.applier import quarantine, rules
+from services.applier import containing, control, quarantine, rules
+from services.applier.clashes import Clash, Looking
 from services.applier.judging import Situation
-from services.applier.work import DUPLICATE, EndedError, Incoming, Outcome, Work
+from services.applier.purging import Purging, conflicts_forgotten
+from services.applier.resolving import Choice, resolution
+from services.applier.work import DUPLICATE, EndedError, Incoming, Outcome, Work, note
 from services.kernel.catalogue import Catalogue
-from services.kernel.change import BatchId, decode_body, digest
+from services.kernel.change import BatchId, Transaction, decode_body, digest
+from services.kernel.control import Policy, Purge
 from services.kernel.dialects import Dialect
 from services.kernel.errors import PermanentError, ProtocolError, SubakError, TransientError
 from services.kernel.failpoint import reach
 from services.kernel.policy import Policies, misfits
 from services.kernel.schema import CONFLICT, LEDGER, LEDGER_PART, QUARANTINE
-from services.kernel.wire.messages import Delivery
+from services.kernel.wire.messages import HUB, Delivery
 
 PATIENCE = 20
 """Attempts without waiting for any lock; after that locks are waited for (a second each), lest a busy row starve us."""
@@ -49,12 +54,17 @@ class Applier:
         self._clock = clock
         self.catalogue = Catalogue(())
         self.policies = Policies()
+        self.misfits: dict[str, str] = {}
+        """Folded names of the tables that the conflict rules do not fit, and why."""
+        self._sources: frozenset[str] = frozenset()
 
     def refresh(self) -> None:
-        """Reads the schema, again: tables may have been added or changed."""
+        """Reads the schema, again: tables may have been added or changed; and the conflict rules."""
         with self._transaction() as connection:
             self.catalogue = self._dialect.catalogue(connection, self._patterns)
             self.policies = rules.read(connection)
+            self._sources = control.sources(connection)
+        self.misfits = misfits(self.policies.rules, self.catalogue)
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
@@ -81,12 +91,15 @@ class Applier:
         """Conflicts ever, and transactions waiting in quarantine."""
         with self._transaction() as connection:
             conflicts = connection.scalar(sa.select(sa.func.count()).select_from(CONFLICT)) or 0
-            return conflicts, quarantine.count(connection)
+            return conflicts + conflicts_forgotten(connection), quarantine.count(connection)
 
     # A batch
 
     def apply(self, delivery: Delivery, body: bytes, attempt: int = 1) -> Outcome:
-        """One attempt. Raises TransientError (try again, with `attempt` one higher), ProtocolError (`gap`, `digest`)."""
+        """One attempt. Raises TransientError (try again, with `attempt` one higher), ProtocolError (`gap`, `digest`), and PermanentError for
+        what the hub itself says, and this program does not understand."""
+        if delivery.origin == HUB:
+            return self._take_up(delivery, body)
         incoming = _incoming(delivery, body)
         try:
             return self._all_at_once([incoming], attempt)[0]
@@ -105,9 +118,9 @@ class Applier:
 
     def _one_by_one(self, incoming: Incoming, attempt: int, ended: Mapping[int, PermanentError]) -> Outcome:
         with self._transaction() as connection:
-            if self._seen(connection, incoming.delivery, _last(connection)):
+            if self._seen(connection, incoming.delivery, incoming.body, _last(connection)):
                 return DUPLICATE
-            outcome = self._work(connection, attempt).one_by_one(incoming, ended)
+            outcome = self._work(connection, attempt).one_by_one(self._missing_here(connection, incoming), ended)
             reach("applier.before_commit")
         reach("applier.after_commit")
         return outcome
@@ -127,22 +140,55 @@ class Applier:
             last = _last(connection)
             new = []
             for one in incoming:
-                if not self._seen(connection, one.delivery, last):
-                    new.append(one)
+                if not self._seen(connection, one.delivery, one.body, last):
+                    new.append(self._missing_here(connection, one))
                 last = one.delivery.sequence
             outcomes = self._work(connection, attempt).all_at_once(new) if new else {}
             reach("applier.before_commit")
         reach("applier.after_commit")
         return [outcomes.get(one.delivery.sequence, DUPLICATE) for one in incoming]
 
-    def _work(self, connection: Connection, attempt: int, besides: int | None = None) -> Work:
-        situation = Situation(
-            self.catalogue, self._outlet, self._clock(), self.policies, misfits(self.policies.rules, self.catalogue)
-        )
-        return Work(connection, self._dialect, situation, patient=attempt > PATIENCE, besides=besides)
+    def _missing_here(self, connection: Connection, incoming: Incoming) -> Incoming:
+        """What came back of this database's own, without what it has."""
+        if incoming.unreadable or incoming.delivery.origin not in self._situation().origins:
+            return incoming
+        return replace(incoming, left=containing.without_what_is_here(connection, incoming.transactions))
 
-    def _seen(self, connection: Connection, delivery: Delivery, last: int) -> bool:
-        """Whether the ledger has this batch. Raises ProtocolError `gap` when a delivery is missing before it."""
+    def _situation(self) -> Situation:
+        return Situation(self.catalogue, self._outlet, self._clock(), self.policies, self.misfits, self._sources)
+
+    def _work(self, connection: Connection, attempt: int, besides: int | None = None) -> Work:
+        return Work(connection, self._dialect, self._situation(), patient=attempt > PATIENCE, besides=besides)
+
+    # What the hub says
+
+    def _take_up(self, delivery: Delivery, body: bytes) -> Outcome:
+        said = control.control_of(delivery, body)
+        if isinstance(said, Purge):
+            for _ in self.forgetting(delivery, body):
+                pass
+        with self._transaction() as connection:
+            if self._seen(connection, delivery, body, _last(connection)):
+                return DUPLICATE
+            if isinstance(said, Policy):
+                rules.take_up(connection, said, self._clock())
+            note(connection, delivery, body, 0, self._clock())
+            reach("applier.before_commit")
+        reach("applier.after_commit")
+        if isinstance(said, Policy):
+            self.refresh()
+        return Outcome()
+
+    def forgetting(self, delivery: Delivery, body: bytes) -> Iterator[None]:
+        """What is to be done before a purge is noted in the ledger, in small transactions. Raises as `apply`; to be begun again then."""
+        said = control.control_of(delivery, body)
+        with self._transaction() as connection:
+            seen = self._seen(connection, delivery, body, _last(connection))
+        if isinstance(said, Purge) and not seen:
+            yield from Purging(self._transaction, self._dialect, self._situation(), said).steps()
+
+    def _seen(self, connection: Connection, delivery: Delivery, body: bytes, last: int) -> bool:
+        """Whether this batch has had its effects here: the ledger has it, or it was cut here. Raises ProtocolError `gap` when a delivery is missing before it."""
         named = (
             (LEDGER.c.Origin == delivery.origin)
             & (LEDGER.c.Epoch == delivery.epoch)
@@ -158,11 +204,21 @@ class Applier:
                 "Nothing was applied; the hub delivers again from where this outlet stands.",
             )
         if sequence is None:
-            return False
+            return self._own(connection, delivery, body)
         # The hub has numbered its batches anew: the batch keeps its effects and takes its new place.
         connection.execute(sa.update(LEDGER).where(named).values(Sequence=delivery.sequence))
         for table in (LEDGER_PART, CONFLICT, QUARANTINE):
             connection.execute(sa.update(table).where(table.c.Sequence == sequence).values(Sequence=delivery.sequence))
+        return True
+
+    def _own(self, connection: Connection, delivery: Delivery, body: bytes) -> bool:
+        """Whether it is a batch that was cut in this very database. Then the hub has it, whatever capture has heard."""
+        if delivery.origin not in self._situation().origins or not containing.is_here(connection, delivery):
+            return False
+        now = self._clock()
+        containing.is_stored(connection, delivery, now)
+        containing.without_what_is_here(connection, decode_body(body))
+        note(connection, delivery, body, 0, now)
         return True
 
     # Quarantine
@@ -176,7 +232,7 @@ class Applier:
         try:
             with self._transaction() as connection:
                 entry = quarantine.find(connection, identity)
-                transaction = quarantine.transaction_of(connection, entry)
+                transaction = self._of(connection, entry)
                 outcome = self._work(connection, attempt, entry.id).retry(transaction, entry.sequence, entry.origin)
                 quarantine.settle(connection, identity, quarantine.APPLIED, self._clock())
             return outcome
@@ -187,8 +243,39 @@ class Applier:
         except PermanentError as error:
             final = error
         with self._transaction() as connection:
-            quarantine.failed_again(connection, identity, final)
+            quarantine.failed_again(
+                connection, self._dialect, self.catalogue, quarantine.find(connection, identity), final
+            )
         raise PermanentError(final.code, final.what, final.todo)
+
+    def clashes(self, identity: int) -> list[Clash]:
+        """What stands in the way of a quarantined transaction: nothing but for `unique` and `generated_key`."""
+        with self._transaction() as connection:
+            entry = quarantine.find(connection, identity)
+            return Looking(connection, self._dialect, self._situation()).clashes(entry)
+
+    def resolve(self, identity: int, choice: Choice, attempt: int = 1) -> Outcome:
+        """Ends a clash for all outlets. Raises PermanentError when it cannot be done that way, and nothing was."""
+        try:
+            with self._transaction() as connection:
+                entry = quarantine.find(connection, identity)
+                situation = self._situation()
+                resolved = resolution(Looking(connection, self._dialect, situation), situation, entry, choice)
+                first = min(one.id for one in resolved.entries)
+                outcome = self._work(connection, attempt, first).resolve(resolved, entry)
+                for one in resolved.entries:
+                    quarantine.settle(connection, one.id, quarantine.APPLIED, situation.now)
+            return outcome
+        except TransientError as error:
+            if error.code != "duplicate_key" or attempt < RACES:
+                raise
+            raise PermanentError(error.code, error.what, error.todo) from error
+
+    def _of(self, connection: Connection, entry: quarantine.Quarantined) -> Transaction:
+        transaction = quarantine.transaction_of(connection, entry)
+        if entry.origin not in self._situation().origins:
+            return transaction
+        return containing.without_what_is_here(connection, [transaction])[0]
 
     def discard(self, identity: int) -> None:
         with self._transaction() as connection:
@@ -204,7 +291,7 @@ def _incoming(delivery: Delivery, body: bytes) -> Incoming:
     except msgspec.DecodeError as error:
         what = f"Batch {delivery.number} of {delivery.origin} cannot be read: {error}."
         todo = "Run the same version of Subak there and here; then retry."
-        return Incoming(delivery, body, (), PermanentError("unreadable", what, todo))
+        return Incoming(delivery, body, (), unreadable=PermanentError("unreadable", what, todo))
 
 
 def _last(connection: Connection) -> int:

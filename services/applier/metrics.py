@@ -15,6 +15,8 @@ seconds = Histogram("subak_applier_batch_seconds", "From the last byte of a batc
 conflicts = Gauge("subak_applier_conflicts", "Conflicts decided at this outlet")
 quarantined = Gauge("subak_applier_quarantined", "Transactions waiting in quarantine")
 
+misfits = Gauge("subak_applier_misfits", "Tables that the conflict rules do not fit, whose changes are held")
+
 
 def applied(delivery: Delivery, outcome: Outcome, took: float) -> None:
     if outcome.duplicate:
@@ -25,6 +27,7 @@ def applied(delivery: Delivery, outcome: Outcome, took: float) -> None:
     seconds.observe(took)
 
 
-def totals(conflicts_ever: int, waiting: int) -> None:
+def totals(conflicts_ever: int, waiting: int, not_fitting: int) -> None:
     conflicts.set(conflicts_ever)
     quarantined.set(waiting)
+    misfits.set(not_fitting)

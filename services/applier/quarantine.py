@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 import sqlalchemy as sa
+from msgspec.structs import replace
 from sqlalchemy import Connection
 
 from services.applier.view import name_of
@@ -18,12 +20,18 @@ from services.kernel.catalogue import Catalogue
 from services.kernel.change import Change, Op, Transaction, decode_body
 from services.kernel.dialects import Dialect
 from services.kernel.errors import PermanentError, SubakError
-from services.kernel.schema import LEDGER_PART, QUARANTINE, QUARANTINE_ROW
+from services.kernel.schema import LEDGER_PART, QUARANTINE, QUARANTINE_ROW, VERSION
 from services.kernel.values import parse_image
 
 WAITING = "waiting"
 APPLIED = "applied"
 DISCARDED = "discarded"
+
+UNREADABLE = "unreadable"
+"""The code of a batch whose changes cannot be told: no rows are listed."""
+
+MISFITS = frozenset({"missing_table", "missing_column", "policy"})
+"""Codes of what waits for a table here to be altered, or for the conflict rules to be."""
 
 
 @dataclass
@@ -54,7 +62,9 @@ def put(
     origin: str,
     error: SubakError,
     now: int,
+    left: Transaction | None = None,
 ) -> None:
+    """`left`: of the transaction, what this outlet has not got already; None: all."""
     inserted = connection.execute(
         sa.insert(QUARANTINE).values(
             Sequence=sequence,
@@ -68,6 +78,18 @@ def put(
         )
     )
     (identity,) = inserted.inserted_primary_key or (None,)
+    _enlist(connection, dialect, catalogue, transaction, identity, left)
+
+
+def _enlist(
+    connection: Connection,
+    dialect: Dialect,
+    catalogue: Catalogue,
+    transaction: Transaction,
+    identity: int | None,
+    left: Transaction | None = None,
+) -> None:
+    wanted = set((left or transaction).changes)
     rows = [
         {
             "QuarantineId": identity,
@@ -79,6 +101,7 @@ def put(
             "Origin": change.stamp.origin,
         }
         for index, change in enumerate(transaction.changes)
+        if change in wanted
         for table, key in [_row(change, catalogue)]
     ]
     if rows:
@@ -133,14 +156,23 @@ def body(connection: Connection, sequence: int) -> bytes:
     return b"".join(connection.scalars(query))
 
 
-def transaction_of(connection: Connection, entry: Quarantined) -> Transaction:
+def whole(connection: Connection, entry: Quarantined) -> Transaction:
     """The quarantined transaction itself. Raises PermanentError `unreadable`."""
     try:
         return decode_body(body(connection, entry.sequence))[entry.position]
     except msgspec.DecodeError as error:
-        raise PermanentError(
-            "unreadable", f"The batch cannot be read: {error}.", "Run the newer Subak here."
-        ) from error
+        raise PermanentError(UNREADABLE, f"The batch cannot be read: {error}.", "Run the newer Subak here.") from error
+
+
+def transaction_of(connection: Connection, entry: Quarantined) -> Transaction:
+    """The same, without what has been superseded meanwhile (`superseding.py`). Raises PermanentError `unreadable`."""
+    transaction = whole(connection, entry)
+    if entry.code == UNREADABLE:
+        return transaction
+    left = set(
+        connection.scalars(sa.select(QUARANTINE_ROW.c.Position).where(QUARANTINE_ROW.c.QuarantineId == entry.id))
+    )
+    return replace(transaction, changes=tuple(one for i, one in enumerate(transaction.changes) if i in left))
 
 
 def find(connection: Connection, identity: int) -> Quarantined:
@@ -159,16 +191,43 @@ def settle(connection: Connection, identity: int, state: str, now: int) -> None:
 
 
 def discard(connection: Connection, identity: int, now: int) -> Quarantined:
-    """Gives a transaction up: its rows stay different here until somebody writes them again. Raises PermanentError."""
+    """Gives a transaction up: its rows stay different here until somebody writes them again (`differing`). Raises PermanentError."""
     entry = find(connection, identity)
     settle(connection, identity, DISCARDED, now)
     return entry
 
 
-def failed_again(connection: Connection, identity: int, error: SubakError) -> None:
+def differing() -> sa.Select[Any]:
+    """QuarantineId, TableName and RowKey of what was discarded and has not been written again since, here or elsewhere."""
+    row, version = QUARANTINE_ROW.c, VERSION.c
+    older = sa.or_(
+        version.Stamp.is_(None),
+        version.Stamp < row.Stamp,
+        sa.and_(version.Stamp == row.Stamp, version.Origin < row.Origin),
+    )
+    same_row = sa.and_(version.TableName == row.TableName, version.RowId == row.RowId)
+    return (
+        sa.select(row.QuarantineId, row.TableName, row.RowKey)
+        .join_from(QUARANTINE_ROW, QUARANTINE, QUARANTINE.c.Id == row.QuarantineId)
+        .outerjoin(VERSION, same_row)
+        .where(QUARANTINE.c.State == DISCARDED, older)
+    )
+
+
+def differing_entries() -> sa.Select[Any]:
+    """The Ids of the discarded entries with such a row."""
+    return sa.select(differing().subquery().c.QuarantineId)
+
+
+def failed_again(
+    connection: Connection, dialect: Dialect, catalogue: Catalogue, entry: Quarantined, error: SubakError
+) -> None:
+    """It waits on, for the reason that holds now."""
+    if entry.code == UNREADABLE and error.code != UNREADABLE:
+        _enlist(connection, dialect, catalogue, transaction_of(connection, entry), entry.id)
     connection.execute(
         sa.update(QUARANTINE)
-        .where(QUARANTINE.c.Id == identity)
+        .where(QUARANTINE.c.Id == entry.id)
         .values(Attempts=QUARANTINE.c.Attempts + 1, Code=error.code, Reason=f"{error.what} {error.todo}".strip())
     )
 

@@ -9,19 +9,23 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from itertools import groupby
 from typing import Any, TypeVar
 
+import msgspec
 import tenacity
 
 from services.applier import metrics, quarantine
 from services.applier.applying import Applier
 from services.applier.work import Outcome
+from services.kernel.catalogue import fingerprints
 from services.kernel.change import GENESIS
 from services.kernel.errors import PermanentError, ProtocolError, TransientError
 from services.kernel.failpoint import reach
 from services.kernel.link import Channel
 from services.kernel.telemetry import Health, logger
 from services.kernel.wire.messages import (
+    HUB,
     PROTOCOL_VERSION,
     Delivery,
     Executed,
@@ -35,6 +39,9 @@ from services.kernel.wire.messages import (
 
 RETRY_SECONDS = 30.0
 """How often everything in quarantine is tried again, whatever happened meanwhile: the application may have made room."""
+
+LOOK_SECONDS = 3.0
+"""How often the schema is read again while something waits for a table to be altered: that flows within seconds then."""
 
 GROUP_CHANGES = 1_000
 """Changes of several small batches that share one transaction: one commit for many when we are behind, and locks held as
@@ -69,7 +76,10 @@ class Receiver:
         self._waiting: list[quarantine.Quarantined] = []
         self._not_before: dict[int, float] = {}
         self._retry_at = 0.0
-        self._told: tuple[int, int] | None = None
+        self._look_at = 0.0
+        self._told: Report | None = None
+        self._tables_told: dict[str, str] = {}
+        self._fits: object = None
         self._deliveries: Deliveries = asyncio.Queue()
 
     async def open(self, prepare: Callable[[], None]) -> None:
@@ -99,6 +109,7 @@ class Receiver:
         del welcome
         deliveries = self._deliveries = asyncio.Queue()  # bounded by the hub's window
         self._told = None
+        self._tables_told = fingerprints(self._applier.catalogue)  # by hello
         reader = asyncio.create_task(self._read(channel, deliveries))
         worker = asyncio.create_task(self._work(channel, deliveries))
         try:
@@ -131,20 +142,26 @@ class Receiver:
         self._waiting = await asyncio.to_thread(self._insist, lambda _: self._applier.waiting())
         await self._report(channel)
         while not self._stopped.is_set():
-            try:
-                async with asyncio.timeout(max(0.0, self._retry_at - time.monotonic())):
-                    item = await deliveries.get()
-            except TimeoutError:
-                self._retry_at = time.monotonic() + RETRY_SECONDS
+            now = time.monotonic()
+            if now >= self._retry_at:
+                self._retry_at = self._look_at = now + RETRY_SECONDS
                 await asyncio.to_thread(self._applier_refreshed)
                 await asyncio.to_thread(self._retry, None)
                 await self._report(channel)
+            elif now >= self._next_look():
+                self._look_at = now + LOOK_SECONDS
+                await asyncio.to_thread(self._look)
+                await self._report(channel)
+            try:
+                async with asyncio.timeout(max(0.0, min(self._retry_at, self._next_look()) - time.monotonic())):
+                    item = await deliveries.get()
+            except TimeoutError:
                 continue
             if item is None:
                 return
             group = [item, *_more(deliveries, item[0])]
             for (delivery, _), outcome in zip(group, await asyncio.to_thread(self._apply, group), strict=True):
-                await channel.send(Executed(delivery.sequence, outcome.conflicts, outcome.quarantined))
+                await channel.send(Executed(delivery.sequence, outcome.conflicts, outcome.quarantined, outcome.told))
                 reach("applier.after_executed_sent")
                 if outcome.quarantined:
                     self._waiting = await asyncio.to_thread(self._insist, lambda _: self._applier.waiting())
@@ -152,6 +169,24 @@ class Receiver:
                     left = await asyncio.to_thread(self._retry, frozenset(outcome.tables))
                     if left:
                         await self._report(channel)
+                if delivery.origin == HUB:
+                    self._look_at = 0.0
+                    await self._report(channel)
+
+    def _next_look(self) -> float:
+        """When the schema is to be read again, because something waits for it to change."""
+        held = any(entry.code in quarantine.MISFITS for entry in self._waiting)
+        return self._look_at if held else self._retry_at
+
+    def _look(self) -> None:
+        """Reads the schema again; when it has changed, or the conflict rules have, what waited for that is tried."""
+        before = self._fits
+        self._applier_refreshed()
+        self._fits = self._applier.catalogue, self._applier.misfits
+        if before != self._fits:
+            self._not_before.clear()
+            if self._retry(None):  # there may be more than are tried at once
+                self._fits, self._look_at = None, 0.0
 
     def _applier_refreshed(self) -> None:
         self._insist(lambda _: self._applier.refresh())
@@ -161,15 +196,39 @@ class Receiver:
         """Together if that goes, else one after the other: then what cannot be applied is found and put aside."""
         started = time.monotonic()
         outcomes: list[Outcome] = []
+        for said_by_hub, some in groupby(group, lambda item: item[0].origin == HUB):
+            run = list(some)
+            outcomes += [self._take_up(*item) for item in run] if said_by_hub else self._apply_changes(run)
+        for (delivery, _), outcome in zip(group, outcomes, strict=True):
+            metrics.applied(delivery, outcome, time.monotonic() - started)
+            _tell(delivery, outcome)
+        return outcomes
+
+    def _apply_changes(self, group: list[tuple[Delivery, bytes]]) -> list[Outcome]:
+        outcomes: list[Outcome] = []
         if len(group) > 1:
             with suppress(PermanentError):
                 outcomes = self._insist(lambda attempt: self._applier.apply_together(group, attempt))
         for delivery, body in group[len(outcomes) :]:
             outcomes.append(self._insist(partial(self._applier.apply, delivery, body)))
-        for (delivery, _), outcome in zip(group, outcomes, strict=True):
-            metrics.applied(delivery, outcome, time.monotonic() - started)
-            _tell(delivery, outcome)
         return outcomes
+
+    def _take_up(self, delivery: Delivery, body: bytes) -> Outcome:
+        self._insist(lambda _: self._forget(delivery, body))
+        outcome = self._insist(partial(self._applier.apply, delivery, body))
+        log.info("heard from the hub", sequence=delivery.sequence)
+        return outcome
+
+    def _forget(self, delivery: Delivery, body: bytes) -> None:
+        """As long as there is something to be forgotten. Raises TransientError `stopping`: the rest is for the next time."""
+        begun = time.monotonic()
+        for _ in self._applier.forgetting(delivery, body):
+            if self._stopped.is_set():
+                raise TransientError(
+                    "stopping", "The service is being stopped.", "It goes on with it when it is started."
+                )
+            self._leave_a_turn(begun)
+            begun = time.monotonic()
 
     def _retry(self, tables: frozenset[str] | None) -> bool:
         """Tries what waits in quarantine and may have become possible. True when something left it."""
@@ -200,10 +259,14 @@ class Receiver:
 
     async def _report(self, channel: Channel) -> None:
         totals = await asyncio.to_thread(self._insist, lambda _: self._applier.totals())
-        metrics.totals(*totals)
-        if totals != self._told:
-            await channel.send(Report(*totals))
-            self._told = totals
+        misfits = [reason for _, reason in sorted(self._applier.misfits.items())]
+        metrics.totals(*totals, len(misfits))
+        tables = fingerprints(self._applier.catalogue)
+        report = Report(*totals, misfits, tables if tables != self._tables_told else {})
+        if report != self._told:
+            await channel.send(report)
+            self._tables_told = tables
+            self._told = msgspec.structs.replace(report, tables={})
 
     def _insist(self, action: Callable[[int], Result]) -> Result:
         """Runs `action(attempt)` until it does not fail for a reason that may pass, or the service stops."""
@@ -219,10 +282,13 @@ class Receiver:
                 begun = time.monotonic()
                 result = action(attempt.retry_state.attempt_number)
                 self._health.ready = True
+        self._leave_a_turn(begun)
+        return result
+
+    def _leave_a_turn(self, begun: float) -> None:
         if self._applier.one_writer:
             # Others wait for the lock asleep, by the engine's own clock: they must find it free half of the time.
             self._stopped.wait(min(LONGEST_TURN, time.monotonic() - begun))
-        return result
 
     def _pause(self, state: tenacity.RetryCallState) -> float:
         return random.uniform(0.005, min(LONGEST_PAUSE, 0.01 * 1.5 ** min(state.attempt_number, 30)))

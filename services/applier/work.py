@@ -10,18 +10,26 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, NestedTransaction
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from services.applier import quarantine
-from services.applier.judging import Situation
+from services.applier import quarantine, resolving, superseding
+from services.applier.judging import Conflict, Situation
 from services.applier.parsing import Parsed, parse
 from services.applier.planning import Plan, plan
+from services.applier.resolving import Resolution
 from services.applier.store import Store
 from services.applier.view import Overlay
-from services.kernel.change import Transaction
+from services.kernel.change import Stamp, Transaction
 from services.kernel.dialects import Dialect
 from services.kernel.errors import PermanentError, SubakError, TransientError
 from services.kernel.schema import CLOUD_QUERY, CONFLICT, LEDGER, LEDGER_PART
 from services.kernel.telemetry import logger
-from services.kernel.wire.messages import MAX_PART_BYTES, Delivery, QuarantineReport
+from services.kernel.wire.messages import (
+    MAX_CONFLICTS_TOLD,
+    MAX_IMAGE_TOLD,
+    MAX_PART_BYTES,
+    ConflictReport,
+    Delivery,
+    QuarantineReport,
+)
 
 log = logger("applier")
 
@@ -33,8 +41,14 @@ class Incoming:
     delivery: Delivery
     body: bytes
     transactions: Sequence[Transaction]
+    left: Sequence[Transaction] | None = None
+    """The same without what is here already, where some is (`containing.py`)."""
     unreadable: PermanentError | None = None
     """Why the bytes, which arrived as they were sent, say nothing; there are no transactions then."""
+
+    @property
+    def wanted(self) -> Sequence[Transaction]:
+        return self.transactions if self.left is None else self.left
 
 
 @dataclass
@@ -42,6 +56,8 @@ class Outcome:
     """What a batch came to at this outlet. `tables`: what was written. `duplicate`: it had been applied before."""
 
     conflicts: int = 0
+    told: list[ConflictReport] = field(default_factory=list)
+    """The first MAX_CONFLICTS_TOLD of them."""
     quarantined: list[QuarantineReport] = field(default_factory=list)
     tables: set[str] = field(default_factory=set)
     changes: int = 0
@@ -49,11 +65,32 @@ class Outcome:
 
     def add(self, part: Plan, changes: int) -> None:
         self.conflicts += len(part.conflicts)
+        self.told += [_told(conflict) for conflict in part.conflicts[: MAX_CONFLICTS_TOLD - len(self.told)]]
         self.changes += changes
         self.tables.update(write.table.name for write in part.writes)
 
 
 DUPLICATE = Outcome(duplicate=True)
+
+
+def _told(conflict: Conflict) -> ConflictReport:
+    change = conflict.change
+    return ConflictReport(
+        change.table,
+        conflict.row.key[:MAX_IMAGE_TOLD],
+        conflict.rule,
+        conflict.winner,
+        conflict.local.time,
+        conflict.local.origin,
+        _cut(conflict.local_image),
+        change.stamp.time,
+        change.stamp.origin,
+        _cut(change.after),
+    )
+
+
+def _cut(image: str | None) -> str | None:
+    return image and image[:MAX_IMAGE_TOLD]
 
 
 class EndedError(Exception):
@@ -98,10 +135,9 @@ class Work:
             if one.unreadable:
                 raise one.unreadable
         parsed = [
-            [self._parse(transaction, one.delivery.origin) for transaction in one.transactions] for one in incoming
+            [self._parse(transaction, one.delivery.origin) for transaction in one.wanted] for one in incoming
         ]
-        with _faults():
-            self._store.prepare([change for batch in parsed for changes in batch for change in changes])
+        settled = self._prepare([change for batch in parsed for changes in batch for change in changes])
         whole = Plan()
         outcomes: dict[int, Outcome] = {}
         for one, batch in zip(incoming, parsed, strict=True):
@@ -109,6 +145,7 @@ class Work:
             for position, changes in enumerate(batch):
                 with _faults():
                     part, overlay = plan(changes, self._overlay, self._situation)
+                _forget(part, settled)
                 self._overlay.merge(overlay)
                 whole.writes += part.writes
                 whole.versions |= part.versions
@@ -128,8 +165,8 @@ class Work:
         outcome = Outcome()
         delivery = incoming.delivery
         if incoming.unreadable:
-            self._put_aside(Transaction("", ()), delivery, 0, incoming.unreadable, outcome)
-        for position, transaction in enumerate(incoming.transactions):
+            self._put_aside(incoming, 0, incoming.unreadable, outcome)
+        for position, transaction in enumerate(incoming.wanted):
             try:
                 if position in ended:
                     raise ended[position]
@@ -137,15 +174,15 @@ class Work:
                 part = self._under_savepoint(changes, delivery.sequence, position)
                 outcome.add(part, len(changes))
             except PermanentError as error:
-                self._put_aside(transaction, delivery, position, error, outcome)
+                self._put_aside(incoming, position, error, outcome)
         self._note(incoming, outcome)
         return outcome
 
     def retry(self, transaction: Transaction, sequence: int, origin: str) -> Outcome:
         """A transaction from quarantine. Raises as `all_at_once`."""
         changes = self._parse(transaction, origin)
+        self._prepare(changes)
         with _faults():
-            self._store.prepare(changes)
             part, _ = plan(changes, self._overlay, self._situation, again=True)
             self._store.execute(part)
         self._record(part, sequence, 0)
@@ -153,17 +190,42 @@ class Work:
         outcome.add(part, len(changes))
         return outcome
 
+    def resolve(self, resolved: Resolution, entry: quarantine.Quarantined) -> Outcome:
+        """Raises as `all_at_once`; PermanentError `resolve` when it cannot be done; TransientError `raced`."""
+        own = self._parse(Transaction("", tuple(resolved.own)), self._situation.outlet)
+        changes = own + self._parse(Transaction("", tuple(resolved.left)), entry.origin)
+        with _faults():
+            self._store.prepare(changes)
+            if any(self._store.version(row) != version for row, version in resolved.seen.items()):
+                raise TransientError("raced", "A row that the clash is about was written at the same moment.")
+            part, _ = plan(changes, self._overlay, self._situation, again=True)
+            resolving.verify(resolved, part)
+            _forget(part, {one.change.stamp for one in own})
+            self._store.execute(part)
+        part.changes[:0] = resolved.own
+        self._record(part, entry.sequence, entry.position)
+        outcome = Outcome()
+        outcome.add(part, len(changes))
+        return outcome
+
+    def _prepare(self, changes: list[Parsed]) -> set[Stamp]:
+        """Locks and reads what the changes are about. The stamps of those that took something off the quarantine list."""
+        with _faults():
+            settled = superseding.take_off(self._connection, self._dialect, changes)
+            self._store.prepare(changes)
+        return settled
+
     def _parse(self, transaction: Transaction, origin: str) -> list[Parsed]:
         with _faults():
             return parse(transaction, self._situation.catalogue, origin)
 
     def _under_savepoint(self, changes: list[Parsed], sequence: int, position: int) -> Plan:
-        with _faults():
-            self._store.prepare(changes)
-            part, overlay = plan(changes, self._overlay, self._situation)
         savepoint = self._connection.begin_nested()
         try:
+            settled = self._prepare(changes)
             with _faults():
+                part, overlay = plan(changes, self._overlay, self._situation)
+                _forget(part, settled)
                 self._store.execute(part)
             savepoint.commit()
         except PermanentError as error:
@@ -196,20 +258,20 @@ class Work:
                 raise
             raise EndedError(position, reason) from error
 
-    def _put_aside(
-        self, transaction: Transaction, delivery: Delivery, position: int, error: PermanentError, outcome: Outcome
-    ) -> None:
+    def _put_aside(self, incoming: Incoming, position: int, error: PermanentError, outcome: Outcome) -> None:
+        delivery = incoming.delivery
         outcome.quarantined.append(QuarantineReport(position, error.code, error.what))
         quarantine.put(
             self._connection,
             self._dialect,
             self._situation.catalogue,
-            transaction,
+            Transaction("", ()) if incoming.unreadable else incoming.transactions[position],
             sequence=delivery.sequence,
             position=position,
             origin=delivery.origin,
             error=error,
             now=self._situation.now,
+            left=None if incoming.left is None else incoming.left[position],
         )
 
     def _record(self, part: Plan, sequence: int, position: int) -> None:
@@ -256,20 +318,28 @@ class Work:
             )
 
     def _note(self, incoming: Incoming, outcome: Outcome) -> None:
-        """The ledger: in the same transaction as what it says was done."""
-        delivery, body = incoming.delivery, incoming.body
-        self._connection.execute(
-            sa.insert(LEDGER).values(
-                Sequence=delivery.sequence,
-                Origin=delivery.origin,
-                Epoch=delivery.epoch,
-                Number=delivery.number,
-                Digest=delivery.digest,
-                Changes=delivery.changes,
-                Quarantined=len(outcome.quarantined),
-                AppliedAt=self._situation.now,
-            )
+        note(self._connection, incoming.delivery, incoming.body, len(outcome.quarantined), self._situation.now)
+
+
+def note(connection: Connection, delivery: Delivery, body: bytes, quarantined: int, now: int) -> None:
+    """The ledger: in the same transaction as what it says was done. `now` is in µs since 1970 UTC."""
+    connection.execute(
+        sa.insert(LEDGER).values(
+            Sequence=delivery.sequence,
+            Origin=delivery.origin,
+            Epoch=delivery.epoch,
+            Number=delivery.number,
+            Digest=delivery.digest,
+            Changes=delivery.changes,
+            Quarantined=quarantined,
+            AppliedAt=now,
         )
-        for part, start in enumerate(range(0, len(body), MAX_PART_BYTES)):
-            piece = body[start : start + MAX_PART_BYTES]
-            self._connection.execute(sa.insert(LEDGER_PART).values(Sequence=delivery.sequence, Part=part, Body=piece))
+    )
+    for part, start in enumerate(range(0, len(body), MAX_PART_BYTES)):
+        piece = body[start : start + MAX_PART_BYTES]
+        connection.execute(sa.insert(LEDGER_PART).values(Sequence=delivery.sequence, Part=part, Body=piece))
+
+
+def _forget(part: Plan, settled: set[Stamp]) -> None:
+    """What replaces a quarantined change, by whoever knew both sides, is no conflict."""
+    part.conflicts[:] = [conflict for conflict in part.conflicts if conflict.change.stamp not in settled]

@@ -5,20 +5,23 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, cast
 
 import typer
 from rich.text import Text
 from sqlalchemy import Connection, Row, select
 
 from services.applier.applying import Applier
-from services.applier.quarantine import body
+from services.applier.clashes import Clash
+from services.applier.quarantine import body, differing
+from services.applier.resolving import Choice
 from services.cli.console import console, grid, instant, moment, print_json
 from services.cli.databases import connected, opened, outlet_name, outlet_settings, require_prepared
 from services.cli.querylog.statement import statements
+from services.kernel.catalogue import folded
 from services.kernel.change import decode_body
 from services.kernel.dialects import Purpose
-from services.kernel.errors import PermanentError
+from services.kernel.errors import PermanentError, TransientError
 from services.kernel.schema import CONFLICT, QUARANTINE, QUARANTINE_ROW
 
 app = typer.Typer(
@@ -27,6 +30,14 @@ app = typer.Typer(
 
 Identifier = Annotated[int, typer.Argument(metavar="ID", help="As `subak quarantine list` shows it.")]
 Json = Annotated[bool, typer.Option("--json", help="Write JSON.")]
+
+CLASHES = {"unique": "--keep local, --keep incoming or --set COLUMN=VALUE", "generated_key": "--new-key KEY"}
+"""What ends it, by the code of a quarantine where another row stands in the way."""
+
+ATTEMPTS = 100
+"""At rows that the application holds just now; then the command says so."""
+
+ATTEMPT_SECONDS = 0.05
 
 ROWS_SHOWN = 3
 """Rows of a transaction that `list` names."""
@@ -51,7 +62,7 @@ def list_command(
             str(it["id"]),
             moment(row.QuarantinedAt),
             it["origin"],
-            it["state"],
+            it["state"] + (", different" if it["different"] else ""),
             it["code"],
             ", ".join(it["rows"][:ROWS_SHOWN]) + (" …" if len(it["rows"]) > ROWS_SHOWN else ""),
             it["reason"],
@@ -78,6 +89,22 @@ def show(identifier: Identifier) -> None:
     console.print(grid(["", ""], [[name, str(document[name])] for name in facts]))
     for text in sql:
         console.print(Text(text), soft_wrap=True)
+    if row.State == "waiting" and row.Code in CLASHES:
+        with _applier() as applier:
+            _show_clashes(applier.clashes(identifier), row.Code)
+
+
+def _show_clashes(clashes: list[Clash], code: str) -> None:
+    """Both rows, and what the operator may say."""
+    for clash in clashes:
+        table, incoming = clash.incoming.table, clash.incoming
+        console.print(Text(f"\n{table.name}: one {', '.join(clash.columns)} for two rows"), style="bold")
+        columns = [folded(column.name) for column in table.columns]
+        images = {"here": clash.holder_image, f"of {incoming.change.stamp.origin}": incoming.image or {}}
+        rows = [[who, *(str(image.get(name, "")) for name in columns)] for who, image in images.items()]
+        console.print(grid(["", *(column.name for column in table.columns)], rows))
+    if clashes:
+        console.print(f"`subak quarantine resolve ID` with {CLASHES[code]} ends this at every outlet.")
 
 
 @app.command()
@@ -104,6 +131,55 @@ def _retry(applier: Applier, chosen: list[int]) -> dict[int, PermanentError]:
         except PermanentError as error:
             left[number] = error
     return _retry(applier, list(left)) if 0 < len(left) < len(chosen) else left
+
+
+@app.command()
+def resolve(
+    identifier: Identifier,
+    keep: Annotated[
+        str | None,
+        typer.Option(help="Of two rows with one unique value: `local` or `incoming`; the other is deleted everywhere."),
+    ] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="COLUMN=VALUE", help="Give the incoming row another value, everywhere."),
+    ] = None,
+    new_keys: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--new-key",
+            metavar="KEY",
+            help="Of two rows under one generated key: the incoming one's new key, everywhere. Where several rows clash: TABLE:OLD=NEW for each.",
+        ),
+    ] = None,
+) -> None:
+    """End a clash of two rows at every outlet, by one decision here: which row stays, or what the incoming one is to be."""
+    choice = Choice(_side(keep), dict(_assigned(text) for text in assignments or ()), new_keys or ())
+    with _applier() as applier:
+        attempt = 1
+        while True:
+            try:
+                applier.resolve(identifier, choice, attempt)
+                break
+            except TransientError:
+                if attempt == ATTEMPTS:
+                    raise
+            attempt += 1
+            time.sleep(ATTEMPT_SECONDS)
+    console.print(f"{identifier} is resolved; the other outlets follow as soon as they hear of it.")
+
+
+def _side(keep: str | None) -> Literal["local", "incoming"] | None:
+    if keep not in (None, "local", "incoming"):
+        raise typer.BadParameter("say local or incoming", param_hint="--keep")
+    return cast(Literal["local", "incoming"] | None, keep)
+
+
+def _assigned(text: str) -> tuple[str, str]:
+    column, equals, value = text.partition("=")
+    if not equals:
+        raise typer.BadParameter(f"{text} is not COLUMN=VALUE", param_hint="--set")
+    return column, value
 
 
 @app.command()
@@ -150,6 +226,10 @@ def _document(connection: Connection, row: Row[Any]) -> dict[str, Any]:
         "attempts": row.Attempts,
         "quarantined_at": instant(row.QuarantinedAt),
         "rows": [f"{it.TableName} {it.RowKey}" for it in rows],
+        "different": [
+            f"{it.TableName} {it.RowKey}"
+            for it in connection.execute(differing().where(QUARANTINE_ROW.c.QuarantineId == row.Id))
+        ],
     }
 
 

@@ -10,6 +10,8 @@ import typer
 from rich.text import Text
 from sqlalchemy import Connection, Engine, and_, func, select
 
+from services.applier.purging import conflicts_forgotten
+from services.applier.quarantine import differing
 from services.cli.console import console, grid, instant, print_json
 from services.cli.databases import (
     concerns_hub,
@@ -110,7 +112,9 @@ def outlet_status(connection: Connection, now: int) -> dict[str, Any]:
         "quarantined": connection.scalar(
             select(func.count()).select_from(QUARANTINE).where(QUARANTINE.c.State == "waiting")
         ),
-        "conflicts": connection.scalar(select(func.count()).select_from(CONFLICT)),
+        "different": connection.scalar(select(func.count()).select_from(differing().subquery())),
+        "conflicts": (connection.scalar(select(func.count()).select_from(CONFLICT)) or 0)
+        + conflicts_forgotten(connection),
     }
 
 
@@ -147,6 +151,7 @@ def _render_outlet(document: dict[str, Any]) -> None:
         ["batches not yet confirmed", str(document["batches_unconfirmed"])],
         ["last applied", f"{last['changes']} changes of {last['origin']}, {last['at']}" if last else "-"],
         ["quarantined", str(document["quarantined"])],
+        ["discarded rows, still different", str(document["different"])],
         ["conflicts", str(document["conflicts"])],
     ]
     console.print(grid(["", ""], rows))

@@ -5,6 +5,8 @@ Names keep the case of the local catalogue; they are matched to a peer's without
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -146,3 +148,22 @@ class Catalogue:
 def folded(name: str) -> str:
     """The form in which two engines' names of one thing are equal."""
     return name.casefold()
+
+
+FINGERPRINT_DIGITS = 16
+"""Hexadecimal: two tables of one name that differ have one fingerprint once in 2**64 times."""
+
+
+def fingerprints(catalogue: Catalogue) -> dict[str, str]:
+    """Folded name of each synchronised table to what tells whether two outlets' tables have the same columns and the same key.
+
+    Names count, in any order and case; types do not, since every engine has its own.
+    """
+    return {folded(table.name): _fingerprint(table) for table in catalogue.tables}
+
+
+def _fingerprint(table: Table) -> str:
+    columns = sorted(folded(column.name) for column in table.columns)
+    key = sorted(folded(name) for name in table.key)
+    text = json.dumps([columns, key], ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:FINGERPRINT_DIGITS]

@@ -12,9 +12,11 @@ from sqlalchemy.engine import URL
 from services.applier.applying import Applier, Outcome
 from services.kernel import schema
 from services.kernel.change import GENESIS, Batch, BatchId, Change, Op, Stamp, Transaction, encode_body
+from services.kernel.control import Control, encode_control
 from services.kernel.dialects import Purpose, dialect_for
-from services.kernel.schema import CLOUD_QUERY
-from services.kernel.wire.messages import Delivery
+from services.kernel.errors import PermanentError
+from services.kernel.schema import BATCH, BATCH_PART, CLOUD_QUERY, LEDGER, STATE
+from services.kernel.wire.messages import HUB, Delivery
 from tests.stack.application import application_engine
 
 
@@ -100,6 +102,78 @@ class Outlet:
         self.previous = batch.digest
         return batch
 
+    def keep(self, batch: Batch, *, stored: bool) -> None:
+        """What capture keeps of a batch of `take`. `stored`: the hub has confirmed it."""
+        epoch, number = batch.id.epoch, batch.id.number
+        with self.engine.begin() as connection:
+            if connection.scalar(sa.select(STATE.c.Value).where(STATE.c.Name == "epoch")) is None:
+                connection.execute(sa.insert(STATE), [{"Name": "epoch", "Value": epoch}])
+            connection.execute(
+                sa.insert(BATCH).values(
+                    Epoch=epoch,
+                    Number=number,
+                    Previous=batch.previous,
+                    Digest=batch.digest,
+                    Changes=batch.changes,
+                    Transactions=batch.transactions,
+                    Bytes=len(batch.body),
+                    CutAt=number,
+                    StoredAt=number if stored else None,
+                )
+            )
+            connection.execute(sa.insert(BATCH_PART).values(Epoch=epoch, Number=number, Part=0, Body=batch.body))
+            connection.execute(
+                sa.update(CLOUD_QUERY)
+                .where(CLOUD_QUERY.c.BatchNumber.is_(None), CLOUD_QUERY.c.Id <= self._seen)
+                .values(BatchNumber=number, ExportFlag=int(stored))
+            )
+
+    def backup(self) -> dict[str, list[dict[str, Any]]]:
+        """All rows, the application's and Subak's, by table."""
+        found: dict[str, list[dict[str, Any]]] = {}
+        tables = self._all_tables()
+        with self.engine.begin() as connection:
+            for table in tables:
+                found[table.name] = [dict(row) for row in connection.execute(sa.select(table)).mappings()]
+        return found
+
+    def restore(self, backup: dict[str, list[dict[str, Any]]]) -> None:
+        tables = self._all_tables()
+        with self.engine.begin() as connection:
+            for table in reversed(tables):
+                connection.execute(sa.delete(table))
+            for table in tables:
+                if backup[table.name]:
+                    connection.execute(sa.insert(table), backup[table.name])
+        with self.engine.begin() as connection:
+            last = connection.scalar(sa.select(sa.func.max(LEDGER.c.Sequence)))
+        self.sequence = last or 0
+        self.applier.refresh()
+
+    def _all_tables(self) -> list[sa.Table]:
+        """The application's after their parents, then Subak's."""
+        reflected = sa.MetaData()
+        reflected.reflect(self.engine, only=[table.name for table in self.catalogue.tables])
+        return [*reflected.sorted_tables, *schema.TABLES[schema.Side.OUTLET].sorted_tables]
+
+    def hear(self, said: Control, sequence: int) -> Outcome:
+        """The hub itself says something."""
+        return self.apply(said_by_hub(said, sequence), sequence)
+
+    def retry(self) -> bool:
+        """Everything in quarantine is tried again, until nothing leaves it. Whether something did."""
+        left = False
+        while any([self._leaves(entry.id) for entry in self.applier.waiting()]):
+            left = True
+        return left
+
+    def _leaves(self, identity: int) -> bool:
+        try:
+            self.applier.retry(identity)
+        except PermanentError:
+            return False
+        return True
+
     def apply(self, batch: Batch, sequence: int, attempt: int = 1) -> Outcome:
         delivery = delivery_of(batch, sequence, self.sequence)
         outcome = self.applier.apply(delivery, batch.body, attempt)
@@ -121,6 +195,10 @@ def delivery_of(batch: Batch, sequence: int, previous_sequence: int) -> Delivery
         bytes=len(batch.body),
         parts=1,
     )
+
+
+def said_by_hub(said: Control, number: int) -> Batch:
+    return Batch(BatchId(HUB, "h", number), GENESIS, encode_control(said), 0, 0)
 
 
 class Outlets:
@@ -148,6 +226,17 @@ class Outlets:
                 if outcomes is not None:
                     outcomes[outlet.name].append(outcome)
         return True
+
+    def settle(self) -> None:
+        """As `spread`, with what waits in quarantine tried again, until nothing moves any more."""
+        while any(self.spread_from(outlet) for outlet in self.outlets) or any(
+            [outlet.retry() for outlet in self.outlets]
+        ):
+            pass
+
+    def waiting(self) -> list[tuple[str, str]]:
+        """(outlet, code) of what is in quarantine."""
+        return [(outlet.name, entry.code) for outlet in self.outlets for entry in outlet.applier.waiting()]
 
     def same(self, query: str) -> Sequence[tuple[Any, ...]]:
         """The rows that the query gives everywhere. Fails when outlets differ."""

@@ -97,6 +97,7 @@ def _finding(table: TableResult) -> str:
 
 def _render_difference(table: TableResult, difference: RowDifference, names: list[str]) -> None:
     why = f"  (quarantined at {', '.join(difference.explained)})" if difference.explained else ""
+    why += f"  (discarded at {', '.join(difference.given_up)})" if difference.given_up else ""
     console.print(escape(f"{table.name} {difference.key}{why}"), style="yellow")
     for name, image in zip(names, difference.images, strict=True):
         console.print(escape(f"    {name}: {_row(image, differing_columns(difference))}"))
@@ -135,6 +136,7 @@ def as_document(comparison: Comparison) -> dict[str, Any]:
                         "key": it.key,
                         "columns": list(differing_columns(it)),
                         "quarantined_at": list(it.explained),
+                        "discarded_at": list(it.given_up),
                         "rows": [
                             None if image is None else {name: _json_value(value) for name, value in image.items()}
                             for image in it.images

@@ -18,6 +18,7 @@ from operator import itemgetter
 from sqlalchemy import Connection, func, select
 from sqlalchemy.engine import URL
 
+from services.applier.quarantine import differing
 from services.cli.compare.common import DIGEST_BYTES, Common, Digest, common
 from services.cli.databases import connected, shown, state
 from services.kernel.catalogue import Catalogue, Table, folded
@@ -52,6 +53,8 @@ class RowDifference:
     images: tuple[Image | None, ...]
     explained: tuple[str, ...]
     """The databases in which a quarantined transaction waits that concerns this row."""
+    given_up: tuple[str, ...] = ()
+    """The databases in which such a transaction was discarded, and the row not written since."""
 
 
 @dataclass
@@ -102,6 +105,7 @@ class _Side:
     catalogue: Catalogue
     quarantined: frozenset[tuple[str, str]]
     """(folded table, row key)"""
+    discarded: frozenset[tuple[str, str]]
 
     def images(self, table: Table, common: Common) -> Iterator[Image]:
         image, name = self.dialect.image_sql(table, "t"), self.dialect.relation(table)
@@ -126,7 +130,8 @@ def compare(urls: Sequence[URL], patterns: Sequence[str] = ("*",)) -> Comparison
 
 def _side(url: URL, connection: Connection, dialect: Dialect, patterns: Sequence[str]) -> _Side:
     prepared = is_prepared(connection)
-    name, waiting, quarantined = None, 0, frozenset[tuple[str, str]]()
+    name, waiting = None, 0
+    quarantined = discarded = frozenset[tuple[str, str]]()
     if prepared:
         name = state(connection, "outlet")
         waiting = connection.scalar(select(func.count()).where(CLOUD_QUERY.c.ExportFlag == 0)) or 0
@@ -136,8 +141,9 @@ def _side(url: URL, connection: Connection, dialect: Dialect, patterns: Sequence
             .where(QUARANTINE.c.State == "waiting")
         )
         quarantined = frozenset((folded(table), key) for table, key in rows)
+        discarded = frozenset((folded(table), key) for _, table, key in connection.execute(differing()))
     database = Database(name or url.database or shown(url), shown(url), dialect.server(connection), waiting)
-    return _Side(database, connection, dialect, dialect.catalogue(connection, patterns), quarantined)
+    return _Side(database, connection, dialect, dialect.catalogue(connection, patterns), quarantined, discarded)
 
 
 def _table(sides: Sequence[_Side], name: str) -> TableResult:
@@ -223,7 +229,8 @@ def _show(
             if len({repr(image[folded(column.name)]) for image in present}) > 1
         ]
         explained = tuple(side.database.name for side in sides if (folded(name), key) in side.quarantined)
-        yield RowDifference(key, tuple(columns), images, explained)
+        given_up = tuple(side.database.name for side in sides if (folded(name), key) in side.discarded)
+        yield RowDifference(key, tuple(columns), images, explained, given_up)
 
 
 def differing_columns(difference: RowDifference) -> tuple[str, ...]:

@@ -7,12 +7,15 @@ from collections.abc import Iterator
 from sqlalchemy import Connection, Engine, Row, Select, select
 
 from services.applier.quarantine import body
+from services.cli.console import instant
 from services.cli.querylog.entry import Entry
 from services.cli.querylog.statement import statements
 from services.kernel.catalogue import Catalogue
 from services.kernel.change import Change, Op, Stamp, Transaction, decode_body
+from services.kernel.control import Control, Policy, decode_control
 from services.kernel.dialects import Dialect
 from services.kernel.schema import CLOUD_QUERY, CONFLICT, LEDGER, QUARANTINE
+from services.kernel.wire.messages import HUB
 
 LATE_ROWS = 2000
 """`CloudQuery.Id` is not the order of commits: when following, this many ids below the greatest are looked at again."""
@@ -58,6 +61,9 @@ class OutletLog:
         return sorted(applied + own, key=lambda entry: entry.at)
 
     def _applied(self, connection: Connection, row: Row[tuple[object, ...]]) -> Iterator[Entry]:
+        if row.Origin == HUB:
+            yield Entry(row.AppliedAt, _said(decode_control(body(connection, row.Sequence))), "executed", row.Origin)
+            return
         transactions = decode_body(body(connection, row.Sequence))
         conflicts = _conflicts(connection, row.Sequence)
         quarantined = {
@@ -97,6 +103,13 @@ class OutletLog:
             Stamp(row.BaseStamp, row.BaseOrigin),
             bool(row.Paired),
         )
+
+
+def _said(control: Control) -> str:
+    """What the hub itself has said."""
+    if isinstance(control, Policy):
+        return f"-- conflict rules of {instant(control.generation)}"
+    return f"-- forget deliveries up to {control.sequence}"
 
 
 def _conflicts(connection: Connection, sequence: int) -> Conflicts:
