@@ -219,6 +219,7 @@ HUB_OUTLET = _table(
         "AppliedEpoch": String,
         "StableSeen": BigInteger,
         "PurgedSequence": BigInteger,
+        "PurgedEpoch": String,
         "ResyncAt": BigInteger,
         "ResyncReason": String,
         "SkewMicros": BigInteger,
