@@ -42,7 +42,9 @@ class Voice:
         body = encode_control(control)
         if len(body) > MAX_PART_BYTES:
             raise PermanentError(
-                "policy", f"The policy file has more than {MAX_PART_BYTES:,} bytes.", "Name only tables with rules of their own."
+                "policy",
+                f"The policy file has more than {MAX_PART_BYTES:,} bytes.",
+                "Name only tables with rules of their own.",
             )
         number, previous = self._number + 1, self._digest
         own = digest(BatchId(HUB, self._epoch, number), previous, body)
@@ -54,7 +56,10 @@ def spoken(connection: Connection) -> list[Spoken]:
     """All that are there, oldest first: the rules ever given out, and purges that were not purged themselves."""
     query = (
         select(BATCH.c.Sequence, PART.c.Body)
-        .join(PART, (PART.c.Origin == BATCH.c.Origin) & (PART.c.Epoch == BATCH.c.Epoch) & (PART.c.Number == BATCH.c.Number))
+        .join(
+            PART,
+            (PART.c.Origin == BATCH.c.Origin) & (PART.c.Epoch == BATCH.c.Epoch) & (PART.c.Number == BATCH.c.Number),
+        )
         .where(BATCH.c.Origin == HUB)
         .order_by(BATCH.c.Sequence)
     )

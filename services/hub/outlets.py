@@ -33,6 +33,11 @@ class Outlet:
     seen_at: int | None
     conflicts: int
     quarantined: int
+    resync_at: int | None = None
+    """Since when it has been given up: it needs a newer database."""
+    resync_reason: str = ""
+    skew_micros: int | None = None
+    """By how much the hub's clock is ahead of its database's; None: not told."""
 
     @property
     def info(self) -> OutletInfo:
@@ -51,6 +56,9 @@ def known(connection: Connection) -> list[Outlet]:
             seen_at=row.SeenAt,
             conflicts=row.Conflicts,
             quarantined=row.Quarantined,
+            resync_at=row.ResyncAt,
+            resync_reason=row.ResyncReason,
+            skew_micros=row.SkewMicros,
         )
         for row in connection.execute(select(OUTLET).order_by(OUTLET.c.Name))
     ]

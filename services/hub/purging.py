@@ -42,9 +42,7 @@ def note(connection: Connection, told: Mapping[str, Progress]) -> None:
         known = select(PROGRESS).where(PROGRESS.c.Outlet == outlet, PROGRESS.c.Seen == progress.seen)
         if connection.execute(known).first() is None:
             connection.execute(
-                insert(PROGRESS).values(
-                    Outlet=outlet, Seen=progress.seen, Epoch=progress.epoch, Number=progress.number
-                )
+                insert(PROGRESS).values(Outlet=outlet, Seen=progress.seen, Epoch=progress.epoch, Number=progress.number)
             )
     standings = read_standings(connection, last)
     for name, standing in standings.items():
@@ -175,7 +173,9 @@ def _remove(connection: Connection, batches: Sequence[Row[Any]], rules: list[int
     outlets = list(connection.scalars(select(OUTLET.c.Name)))
     owed = (
         select(DELIVERY.c.Outlet, func.max(DELIVERY.c.Sequence).label("Last"))
-        .where(DELIVERY.c.Outlet.in_(outlets), DELIVERY.c.Sequence.between(first, last), DELIVERY.c.Sequence.not_in(rules))
+        .where(
+            DELIVERY.c.Outlet.in_(outlets), DELIVERY.c.Sequence.between(first, last), DELIVERY.c.Sequence.not_in(rules)
+        )
         .group_by(DELIVERY.c.Outlet)
     )
     purged = {row.Outlet: int(row.Last) for row in connection.execute(owed)}

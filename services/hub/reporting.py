@@ -34,6 +34,17 @@ class Difference:
     """The outlets that do not have it, or do not synchronise it."""
 
 
+@dataclass(frozen=True)
+class ConflictTold:
+    """Two changes of a row, neither of which knew the other, as an outlet decided them."""
+
+    outlet: str
+    sequence: int
+    """Of the delivery that brought the incoming change."""
+    reported_at: int
+    conflict: ConflictReport
+
+
 def keep_skew(connection: Connection, outlet: str, time: int, now: int) -> None:
     """By how much the hub's clock is ahead of that of the outlet's database, which is `time`; 0: it was not told."""
     if time:
@@ -69,9 +80,7 @@ def report(connection: Connection, outlet: str, told: Report) -> None:
     keep_tables(connection, outlet, told.tables)
 
 
-def conflict_row(
-    outlet: str, sequence: int, position: int, conflict: ConflictReport, now: int
-) -> dict[str, Any]:
+def conflict_row(outlet: str, sequence: int, position: int, conflict: ConflictReport, now: int) -> dict[str, Any]:
     """As it stands in the hub's database."""
     images = (conflict.local_image, conflict.incoming_image)
     local, incoming = (None if image is None else image[:MAX_IMAGE_TOLD] for image in images)
@@ -93,10 +102,31 @@ def conflict_row(
     }
 
 
-def conflicts(connection: Connection, limit: int) -> list[Any]:
+def conflicts(connection: Connection, limit: int) -> list[ConflictTold]:
     """The newest so many that the outlets told of, oldest first."""
-    query = select(CONFLICT).order_by(CONFLICT.c.ReportedAt.desc(), CONFLICT.c.Sequence.desc(), CONFLICT.c.Outlet)
-    return list(reversed(connection.execute(query.limit(limit)).all()))
+    query = select(CONFLICT).order_by(
+        CONFLICT.c.ReportedAt.desc(), CONFLICT.c.Sequence.desc(), CONFLICT.c.Outlet, CONFLICT.c.Position.desc()
+    )
+    return [
+        ConflictTold(
+            row.Outlet,
+            row.Sequence,
+            row.ReportedAt,
+            ConflictReport(
+                table=row.TableName,
+                key=row.RowKey,
+                rule=row.Rule,
+                winner=row.Winner,
+                local_stamp=row.LocalStamp,
+                local_origin=row.LocalOrigin,
+                local_image=row.LocalImage,
+                incoming_stamp=row.IncomingStamp,
+                incoming_origin=row.IncomingOrigin,
+                incoming_image=row.IncomingImage,
+            ),
+        )
+        for row in reversed(connection.execute(query.limit(limit)).all())
+    ]
 
 
 def misfits(connection: Connection) -> dict[str, list[str]]:

@@ -160,9 +160,7 @@ def _others(connection: Connection, hello: Hello) -> list[int]:
 
 
 def _missing(connection: Connection, hello: Hello, wanted: Select[tuple[int]]) -> list[int]:
-    owed = select(DELIVERY.c.Sequence).where(
-        DELIVERY.c.Outlet == hello.outlet, DELIVERY.c.Sequence > hello.position
-    )
+    owed = select(DELIVERY.c.Sequence).where(DELIVERY.c.Outlet == hello.outlet, DELIVERY.c.Sequence > hello.position)
     return list(connection.scalars(wanted.where(BATCH.c.Sequence.not_in(owed))))
 
 
