@@ -323,7 +323,9 @@ def hello(outlet: str, role: Role = Role.APPLIER, position: int = 0) -> Hello:
 
 def test_who_is_admitted(queue: Queue) -> None:
     def enter(hello: Hello, enrol: bool = False) -> Admission | str:
-        (result,) = queue.commit(Group(calls=[lambda connection: admit(connection, hello, enrol, Forks(), queue.now)])).returned
+        (result,) = queue.commit(
+            Group(calls=[lambda connection: admit(connection, hello, enrol, Forks(), queue.now)])
+        ).returned
         return result.code if isinstance(result, SubakError) else result  # type: ignore[return-value]
 
     admission = enter(hello("amed"))
