@@ -134,9 +134,7 @@ class Work:
         for one in incoming:
             if one.unreadable:
                 raise one.unreadable
-        parsed = [
-            [self._parse(transaction, one.delivery.origin) for transaction in one.wanted] for one in incoming
-        ]
+        parsed = [[self._parse(transaction, one.delivery.origin) for transaction in one.wanted] for one in incoming]
         settled = self._prepare([change for batch in parsed for changes in batch for change in changes])
         whole = Plan()
         outcomes: dict[int, Outcome] = {}

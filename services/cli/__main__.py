@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from services.cli import outlets, quarantine, running, status, triggers
+from services.cli import conflicts, outlets, quarantine, running, status, triggers
 from services.cli.about import command as about
 from services.cli.compare.command import command as compare
 from services.cli.console import explain
@@ -37,7 +37,7 @@ app.command(name="doctor")(doctor)
 app.add_typer(triggers.app, name="triggers")
 app.command(name="status")(status.command)
 app.command(name="log")(log)
-app.command(name="conflicts")(quarantine.conflicts)
+app.command(name="conflicts")(conflicts.command)
 app.add_typer(quarantine.app, name="quarantine")
 app.command(name="compare")(compare)
 app.command(name="about")(about)

@@ -1,4 +1,4 @@
-"""`subak quarantine` and `subak conflicts`: what an outlet could not apply, and what it decided."""
+"""`subak quarantine`: what an outlet could not apply."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from services.kernel.catalogue import folded
 from services.kernel.change import decode_body
 from services.kernel.dialects import Purpose
 from services.kernel.errors import PermanentError, TransientError
-from services.kernel.schema import CONFLICT, QUARANTINE, QUARANTINE_ROW
+from services.kernel.schema import QUARANTINE, QUARANTINE_ROW
 
 app = typer.Typer(
     help="Transactions that this outlet cannot apply (SUBAK_DATABASE_URL): why, and what to do.", no_args_is_help=True
@@ -230,41 +230,4 @@ def _document(connection: Connection, row: Row[Any]) -> dict[str, Any]:
             f"{it.TableName} {it.RowKey}"
             for it in connection.execute(differing().where(QUARANTINE_ROW.c.QuarantineId == row.Id))
         ],
-    }
-
-
-def conflicts(
-    as_json: Json = False,
-    limit: Annotated[int, typer.Option(min=1, help="The newest so many.")] = 50,
-) -> None:
-    """Two changes to one row, neither of which knew the other (SUBAK_DATABASE_URL): both, and who won by which rule."""
-    url = outlet_settings().database_url
-    with connected(url) as (connection, _):
-        require_prepared(connection, url)
-        found = connection.execute(select(CONFLICT).order_by(CONFLICT.c.Id.desc()).limit(limit)).all()[::-1]
-    if as_json:
-        print_json([_conflict(row) for row in found])
-        return
-    rows = [
-        [
-            moment(row.DecidedAt),
-            f"{row.TableName} {row.RowKey}",
-            f"{row.LocalOrigin or 'here'} {moment(row.LocalStamp)}",
-            f"{row.IncomingOrigin} {moment(row.IncomingStamp)}",
-            f"{row.Winner} ({row.Rule})",
-        ]
-        for row in found
-    ]
-    console.print(grid(["decided", "row", "local", "incoming", "winner"], rows) if rows else "No conflicts.")
-
-
-def _conflict(row: Row[Any]) -> dict[str, Any]:
-    return {
-        "decided_at": instant(row.DecidedAt),
-        "table": row.TableName,
-        "key": row.RowKey,
-        "rule": row.Rule,
-        "winner": row.Winner,
-        "local": {"origin": row.LocalOrigin, "stamp": instant(row.LocalStamp), "row": row.LocalImage},
-        "incoming": {"origin": row.IncomingOrigin, "stamp": instant(row.IncomingStamp), "row": row.IncomingImage},
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
@@ -25,10 +26,14 @@ from services.cli.databases import (
 )
 from services.hub import administration
 from services.hub.administration import HubState
+from services.hub.limits import WARNING_RATIO
 from services.kernel.schema import BATCH, CLOUD_QUERY, CONFLICT, LEDGER, QUARANTINE
 
 ANSWER_SECONDS = 2.0
 """A hub that does not take a connection by then has failed."""
+
+SKEW_SECONDS = 1.0
+"""A clock that is off by more decides conflicts in favour of one outlet more often than chance."""
 
 _STYLES = {"running": "bold green", "paused": "bold yellow", "stopped": "bold red", "failed": "bold red"}
 
@@ -81,13 +86,22 @@ def hub_status(engine: Engine, answers: bool | None) -> dict[str, Any]:
             "online": it.online and state in (HubState.RUNNING, HubState.PAUSED),
             "seen": instant(it.seen_at),
             "waiting": it.waiting,
+            "waiting_bytes": it.waiting_bytes,
             "oldest_seconds": round(it.oldest_waiting_seconds, 1),
             "quarantined": it.quarantined,
             "conflicts": it.conflicts,
+            "limit_ratio": round(it.limit_ratio, 3),
+            "given_up": {"since": instant(it.resync_at), "why": it.resync_reason} if it.resync_at else None,
+            "clock_skew_seconds": None if it.skew_seconds is None else round(it.skew_seconds, 3),
+            "misfits": list(it.misfits),
         }
         for it in administration.status(engine)
     ]
-    return {"hub": state.value, "outlets": outlets}
+    tables = [
+        {"table": it.table, "kinds": [list(kind) for kind in it.kinds], "missing": list(it.missing)}
+        for it in administration.differences(engine)
+    ]
+    return {"hub": state.value, "outlets": outlets, "tables_that_differ": tables}
 
 
 def outlet_status(connection: Connection, now: int) -> dict[str, Any]:
@@ -140,6 +154,35 @@ def _render_hub(document: dict[str, Any]) -> None:
         console.print("No outlet yet: `subak outlet add NAME`, or start the hub with SUBAK_HUB_ENROL=open.")
     if any(it["quarantined"] for it in document["outlets"]):
         console.print("Quarantined: run `subak quarantine list` at that outlet.", style="yellow")
+    for sentence in [*_warnings(document["outlets"]), *_differences(document["tables_that_differ"])]:
+        console.print(Text(sentence, style="yellow"), soft_wrap=True)
+
+
+def _warnings(outlets: list[dict[str, Any]]) -> Iterator[str]:
+    for it in outlets:
+        name, skew = it["outlet"], it["clock_skew_seconds"]
+        if it["given_up"]:
+            yield (
+                f"{name} was given up on {it['given_up']['since']}: {it['given_up']['why']} "
+                "Replace its database by a newer copy of another outlet's, and run `subak outlet adopt` there."
+            )
+        elif it["limit_ratio"] >= WARNING_RATIO:
+            yield (
+                f"{name} takes nothing: {it['limit_ratio']:.0%} of what the hub keeps for an outlet is used up. "
+                "At 100% it is given up, and needs a new database. Start its applier, or remove it."
+            )
+        if skew is not None and abs(skew) > SKEW_SECONDS:
+            yield f"{name}: its database's clock is {abs(skew):.1f} s {'behind' if skew > 0 else 'ahead'}. Set it by NTP."
+        yield from (f"{name}: {misfit}" for misfit in it["misfits"])
+
+
+def _differences(tables: list[dict[str, Any]]) -> Iterator[str]:
+    for it in tables:
+        if len(it["kinds"]) > 1:
+            kinds = " and ".join(", ".join(kind) for kind in it["kinds"])
+            yield f"{it['table']} does not have the same columns at {kinds}."
+        if it["missing"]:
+            yield f"{it['table']} is not synchronised at {', '.join(it['missing'])}: what comes for it is held there."
 
 
 def _render_outlet(document: dict[str, Any]) -> None:

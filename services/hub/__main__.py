@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
+import uuid
 
 from sqlalchemy import Connection
 
 from services.hub import state
 from services.hub.broker import Broker
 from services.hub.connection import first_of
+from services.hub.controls import Voice
 from services.hub.database import Database
+from services.hub.housekeeping import Terms
+from services.hub.limits import Limits
 from services.hub.outlets import nobody_online
 from services.hub.queue import open_queue
 from services.kernel.link import serve
@@ -20,11 +24,20 @@ from services.kernel.telemetry import Health, logger, run_service, serve_metrics
 LAST_COMMIT_SECONDS = 1.5
 """For the commit that runs when everybody has said bye."""
 
+DAY_SECONDS = 86_400.0
+
 log = logger("main")
 
 
 def clock() -> int:
     return time.time_ns() // 1000
+
+
+def terms(settings: HubSettings) -> Terms:
+    """What the settings say of how long things are kept, and the conflict rules. The file was read once when they were checked."""
+    rules = settings.policy_file.read_text("utf-8") if settings.policy_file else ""
+    limits = Limits(settings.offline_days * DAY_SECONDS, settings.offline_bytes)
+    return Terms(settings.keep_days * DAY_SECONDS, limits, rules)
 
 
 async def run(settings: HubSettings, stop: asyncio.Event) -> None:
@@ -41,13 +54,15 @@ async def run(settings: HubSettings, stop: asyncio.Event) -> None:
 
 
 async def _serve(settings: HubSettings, database: Database, health: Health, stop: asyncio.Event) -> None:
-    broker = Broker(database, enrol=settings.enrol, tls=settings.tls is not None)
+    voice = Voice(uuid.uuid4().hex)
+    broker = Broker(database, settings.enrol, settings.tls is not None, terms(settings), voice)
     writing = asyncio.create_task(broker.writer.run())
+    await first_of(broker.housekeeping.begin(), _result(writing), _set(stop))
     server = await serve(settings.listen, settings.tls, broker.handle)
     log.info("hub is listening", host=settings.listen.host, port=settings.listen.port)
     health.ready, health.detail = True, "listening"
     try:
-        await first_of(_result(writing), broker.watch(), _set(stop))
+        await first_of(_result(writing), broker.watch(), broker.housekeeping.run(), _set(stop))
     finally:
         health.ready, health.detail = False, "stopping"
         server.close()

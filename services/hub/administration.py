@@ -11,9 +11,10 @@ from enum import StrEnum
 
 from sqlalchemy import Connection, Engine
 
-from services.hub import outlets, state
+from services.hub import outlets, reporting, state
 from services.hub.outlets import Outlet
 from services.hub.querylog import LogRow, log_rows
+from services.hub.reporting import ConflictTold, Difference
 from services.hub.status import OutletStatus
 from services.hub.status import status as read_status
 
@@ -94,6 +95,18 @@ def log(engine: Engine, limit: int = 50, after: int | None = None) -> list[LogRo
     """
     with engine.connect() as connection:
         return log_rows(connection, limit, after)
+
+
+def differences(engine: Engine) -> list[Difference]:
+    """Tables that are not the same at all outlets."""
+    with engine.connect() as connection:
+        return reporting.differences(connection)
+
+
+def conflicts(engine: Engine, limit: int = 50) -> list[ConflictTold]:
+    """The newest conflicts that any outlet decided and told of, oldest first."""
+    with engine.connect() as connection:
+        return reporting.conflicts(connection, limit)
 
 
 def _hub_state(connection: Connection, now: int) -> HubState:

@@ -8,10 +8,12 @@ from sqlalchemy import Connection
 
 from services.hub import outlets, state
 from services.hub.chain import NO_HEAD, Head
-from services.hub.delivering import greet_applier
-from services.hub.storing import greet_capture
+from services.hub.forking import Forks
+from services.hub.reporting import keep_skew, keep_tables
+from services.hub.returning import greet_applier, owes_own
+from services.hub.storing import greet_capture, has_stored
 from services.kernel.errors import ProtocolError
-from services.kernel.wire.messages import Hello, Role
+from services.kernel.wire.messages import HUB, Hello, Role
 
 
 @dataclass(frozen=True)
@@ -33,14 +35,14 @@ def check_identity(hello: Hello, certificate_name: str | None, tls: bool) -> Non
         )
 
 
-def admit(connection: Connection, hello: Hello, enrol: bool, now: int) -> Admission:
+def admit(connection: Connection, hello: Hello, enrol: bool, forks: Forks, now: int) -> Admission:
     """Marks the outlet online and resumes from what it says; see PROTOCOL.md, 'Resuming'.
 
-    Raises ProtocolError `unknown`, `removed`, `fork`, `gap`.
+    Raises ProtocolError `unknown`, `removed`, `fork`, `catching_up`, `gap`, `resync`.
     """
     outlet = next((known for known in outlets.known(connection) if known.name == hello.outlet), None)
     if outlet is None:
-        if not enrol:
+        if not enrol or hello.outlet == HUB:
             raise ProtocolError(
                 "unknown",
                 f"There is no outlet {hello.outlet} at this hub.",
@@ -52,8 +54,12 @@ def admit(connection: Connection, hello: Hello, enrol: bool, now: int) -> Admiss
     head = NO_HEAD
     if hello.role is Role.CAPTURE:
         head = greet_capture(connection, hello.outlet, hello.epoch, hello.position, hello.digest)
+        if head.number == 0 and has_stored(connection, hello.outlet):
+            forks.ask(hello.outlet, hello.epoch, hello.instance, owes_own(connection, hello.outlet))
     else:
-        greet_applier(connection, hello.outlet, hello.position, hello.digest, now)
+        greet_applier(connection, hello, now)
+        keep_tables(connection, hello.outlet, hello.tables)
+    keep_skew(connection, hello.outlet, hello.time, now)
     outlets.set_online(connection, hello.outlet, True, now)
     return Admission(
         state.get(connection, state.HUB) or "", head, outlets.known(connection), state.is_paused(connection)

@@ -8,11 +8,15 @@ from dataclasses import dataclass
 import sqlalchemy
 
 from services.hub import metrics, outlets, state
-from services.hub.admission import admit, check_identity, removed
+from services.hub.admission import Admission, admit, check_identity, removed
 from services.hub.bodies import Bodies
 from services.hub.connection import Connection
+from services.hub.controls import Voice
 from services.hub.database import Database
+from services.hub.forking import Forks
+from services.hub.housekeeping import Housekeeping, Terms
 from services.hub.receiving import Receiving
+from services.hub.returning import resync
 from services.hub.sending import Sending
 from services.hub.status import status
 from services.hub.storing import Arrival
@@ -20,7 +24,7 @@ from services.hub.writer import Writer
 from services.kernel.errors import ProtocolError
 from services.kernel.link import Channel
 from services.kernel.telemetry import logger
-from services.kernel.wire.messages import Hello, OutletInfo, Role, Roster, Welcome
+from services.kernel.wire.messages import Hello, OutletInfo, Progress, Role, Roster, Welcome
 
 WATCH_SECONDS = 0.5
 """How soon `subak hub pause`, `outlet add` and `outlet remove`, which write to the database, are noticed here."""
@@ -56,7 +60,7 @@ class View:
 
 
 class Broker:
-    def __init__(self, database: Database, enrol: bool, tls: bool) -> None:
+    def __init__(self, database: Database, enrol: bool, tls: bool, terms: Terms, voice: Voice) -> None:
         self._database = database
         self._enrol = enrol
         self._tls = tls
@@ -64,7 +68,9 @@ class Broker:
         self._connections: dict[tuple[str, Role], Connection] = {}
         self._view = View()
         self._stopping = False
+        self._forks = Forks()
         self.writer = Writer(database, self._stored)
+        self.housekeeping = Housekeeping(database, self.writer, voice, terms, self._progress, self._give_up)
 
     async def handle(self, channel: Channel) -> None:
         """One connection, from its hello to its end. Raises SubakError; a ProtocolError is told to the outlet."""
@@ -74,7 +80,7 @@ class Broker:
         if self._stopping:
             raise _stopping()
         check_identity(hello, channel.certificate_name, self._tls)
-        connection = Connection(channel, hello.outlet, hello.role)
+        connection = Connection(channel, hello.outlet, hello.role, hello.instance)
         await self._replace(connection)
         try:
             await self._serve(connection, hello)
@@ -83,7 +89,7 @@ class Broker:
             await self._leave(connection)
 
     async def _serve(self, connection: Connection, hello: Hello) -> None:
-        admission = await self.writer.call(admit, hello, self._enrol, self._database.now)
+        admission = await self._admit(hello)
         if self._stopping:
             raise _stopping()
         connection.admitted, connection.paused = True, admission.paused
@@ -106,6 +112,20 @@ class Broker:
         else:
             await Sending(connection, self.writer, self._database, self._bodies, hello.position).run()
         await connection.channel.close()
+
+    async def _admit(self, hello: Hello) -> Admission:
+        try:
+            admission = await self.writer.call(admit, hello, self._enrol, self._forks, self._database.now)
+        except ProtocolError as refusal:
+            applier = self._connections.get((hello.outlet, Role.APPLIER))
+            if refusal.code == "catching_up" and applier is not None and self._forks.must_greet(hello.outlet):
+                applier.end(None)
+            raise
+        if hello.role is Role.APPLIER:
+            self._forks.greeted(hello.outlet, hello.epoch)
+        if hello.time:
+            metrics.SKEW.labels(hello.outlet).set((self._database.now - hello.time) / 1e6)
+        return admission
 
     async def watch(self) -> None:
         """On and on: notices what the operator did in the database, and counts what waits."""
@@ -130,9 +150,18 @@ class Broker:
             )
 
     async def _replace(self, connection: Connection) -> None:
-        """Takes the place of an older connection, once that one has submitted the last to the writer."""
+        """Takes the place of an older connection, once that one has submitted the last to the writer.
+
+        Raises ProtocolError `standby` when the older one is another process's: two services that take turns help nobody.
+        """
         key = connection.outlet, connection.role
         older = self._connections.get(key)
+        if older is not None and older.instance and connection.instance and older.instance != connection.instance:
+            raise ProtocolError(
+                "standby",
+                f"Another {connection.role.value} service of {connection.outlet} is connected.",
+                "This one stands by, and takes over when that one ends.",
+            )
         self._connections[key] = connection
         if older is not None:
             older.end(
@@ -156,6 +185,19 @@ class Broker:
             return  # the database is told of all at once, or it is away
         online = any(outlet == connection.outlet for outlet, _ in self._connections)
         await self.writer.call(outlets.set_online, connection.outlet, online, self._database.now)
+
+    def _progress(self) -> dict[str, Progress]:
+        """What captures told since this was asked last."""
+        told: dict[str, Progress] = {}
+        for connection in self._connections.values():
+            if connection.progress is not None:
+                told[connection.outlet], connection.progress = connection.progress, None
+        return told
+
+    def _give_up(self, outlet: str, why: str) -> None:
+        applier = self._connections.get((outlet, Role.APPLIER))
+        if applier is not None:
+            applier.end(resync(f"{outlet} was given up: {why}"))
 
     def _show(self, view: View) -> None:
         """Tells everybody what has changed since they were told last."""

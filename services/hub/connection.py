@@ -8,16 +8,20 @@ from typing import Any
 
 from services.kernel.errors import SubakError
 from services.kernel.link import Channel
-from services.kernel.wire.messages import Role, Roster
+from services.kernel.wire.messages import Progress, Role, Roster
 
 
 class Connection:
     """Everything the hub sends on it goes through the one task that waits for `wake`, so that parts are never interrupted."""
 
-    def __init__(self, channel: Channel, outlet: str, role: Role) -> None:
+    def __init__(self, channel: Channel, outlet: str, role: Role, instance: str) -> None:
         self.channel = channel
         self.outlet = outlet
         self.role = role
+        self.instance = instance
+        """Of the process at the other end; empty: it has not said."""
+        self.progress: Progress | None = None
+        """What a capture told last, until housekeeping takes it."""
         self.wake = asyncio.Event()
         self.gone = asyncio.Event()
         """Set when its session has ended and will submit nothing more to the writer."""

@@ -17,3 +17,6 @@ QUARANTINED = Gauge("subak_hub_quarantined_transactions", "Transactions the outl
 CONFLICTS = Gauge("subak_hub_conflicts", "Conflicts the outlet reports.", ["outlet"])
 CONNECTED = Gauge("subak_hub_connected", "1: the outlet is connected in that role.", ["outlet", "role"])
 PAUSED = Gauge("subak_hub_paused", "1: broadcasting is paused.")
+LIMIT = Gauge("subak_hub_offline_limit_ratio", "Part of the nearer limit that waits; at 1 it is given up.", ["outlet"])
+RESYNC = Gauge("subak_hub_resync", "1: the outlet was given up, and needs a newer database.", ["outlet"])
+SKEW = Gauge("subak_hub_clock_skew_seconds", "The hub's clock less that of the outlet's database.", ["outlet"])

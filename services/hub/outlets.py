@@ -10,13 +10,17 @@ from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, Connection, delete, insert, select, update
 
+from services.hub.controls import policies
 from services.hub.storing import lock_counter
 from services.kernel.change import GENESIS
 from services.kernel.errors import PermanentError
 from services.kernel.schema import HUB_DELIVERY as DELIVERY
 from services.kernel.schema import HUB_IGNORE as IGNORE
+from services.kernel.schema import HUB_MISFIT as MISFIT
 from services.kernel.schema import HUB_OUTLET as OUTLET
-from services.kernel.wire.messages import OUTLET_NAME, OutletInfo
+from services.kernel.schema import HUB_PROGRESS as PROGRESS
+from services.kernel.schema import HUB_TABLE as TABLE
+from services.kernel.wire.messages import HUB, OUTLET_NAME, OutletInfo
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,11 @@ class Outlet:
     seen_at: int | None
     conflicts: int
     quarantined: int
+    resync_at: int | None = None
+    """Since when it has been given up: it needs a newer database."""
+    resync_reason: str = ""
+    skew_micros: int | None = None
+    """By how much the hub's clock is ahead of its database's; None: not told."""
 
     @property
     def info(self) -> OutletInfo:
@@ -47,23 +56,27 @@ def known(connection: Connection) -> list[Outlet]:
             seen_at=row.SeenAt,
             conflicts=row.Conflicts,
             quarantined=row.Quarantined,
+            resync_at=row.ResyncAt,
+            resync_reason=row.ResyncReason,
+            skew_micros=row.SkewMicros,
         )
         for row in connection.execute(select(OUTLET).order_by(OUTLET.c.Name))
     ]
 
 
 def add(connection: Connection, name: str, company: str, place: str, now: int) -> None:
-    """From now on `name` is owed what others store. One that was removed comes back and keeps its batch numbers.
+    """From now on `name` is owed what others store, and before that, the conflict rules as they came to be. One that was removed
+    comes back and keeps its batch numbers.
 
     Raises PermanentError `outlet_name`, `outlet_exists`.
     """
-    if not re.match(OUTLET_NAME, name):
+    if not re.match(OUTLET_NAME, name) or name == HUB:
         raise PermanentError(
             "outlet_name",
             f"{name[:80]!r} cannot be an outlet's name.",
-            "Use 1 to 64 letters, digits, dots, underscores and hyphens.",
+            f"Use 1 to 64 letters, digits, dots, underscores and hyphens; {HUB} is the hub's own.",
         )
-    lock_counter(connection)
+    last = lock_counter(connection)
     row = connection.execute(select(OUTLET).where(OUTLET.c.Name == name)).one_or_none()
     if row is None:
         connection.execute(
@@ -79,6 +92,11 @@ def add(connection: Connection, name: str, company: str, place: str, now: int) -
                 Online=0,
                 Conflicts=0,
                 Quarantined=0,
+                AppliedEpoch="",
+                StableSeen=last,  # it begins with the rows that the others have by now
+                PurgedSequence=0,
+                PurgedEpoch="",
+                ResyncReason="",
             )
         )
     elif row.RemovedAt is None:
@@ -87,8 +105,31 @@ def add(connection: Connection, name: str, company: str, place: str, now: int) -
         connection.execute(
             update(OUTLET)
             .where(OUTLET.c.Name == name)
-            .values(Company=company, Place=place, AddedAt=now, RemovedAt=None, LastSequence=0)
+            .values(
+                Company=company,
+                Place=place,
+                AddedAt=now,
+                RemovedAt=None,
+                LastSequence=0,
+                PurgedSequence=0,
+                ResyncAt=None,
+                ResyncReason="",
+            )
         )
+    _owe_policies(connection, name)
+
+
+def _owe_policies(connection: Connection, name: str) -> None:
+    sequences = [one.sequence for one in policies(connection)]
+    if sequences:
+        connection.execute(
+            insert(DELIVERY),
+            [
+                {"Outlet": name, "Sequence": sequence, "Previous": previous, "ExportFlag": 0}
+                for previous, sequence in zip([0, *sequences], sequences, strict=False)
+            ],
+        )
+        connection.execute(update(OUTLET).where(OUTLET.c.Name == name).values(LastSequence=sequences[-1]))
 
 
 def remove(connection: Connection, name: str, now: int) -> None:
@@ -99,7 +140,8 @@ def remove(connection: Connection, name: str, now: int) -> None:
     )
     if removed.rowcount != 1:
         raise unknown(name)
-    connection.execute(delete(DELIVERY).where(DELIVERY.c.Outlet == name))
+    for table in (DELIVERY, PROGRESS, TABLE, MISFIT):
+        connection.execute(delete(table).where(table.c.Outlet == name))
     connection.execute(delete(IGNORE).where((IGNORE.c.Outlet == name) | (IGNORE.c.Origin == name)))
 
 

@@ -10,6 +10,7 @@ import msgspec
 from sqlalchemy import Connection, select
 
 from services.kernel.change import Op, decode_body
+from services.kernel.control import HUB, Control, Policy, decode_control
 from services.kernel.schema import HUB_BATCH as BATCH
 from services.kernel.schema import HUB_BATCH_PART as PART
 from services.kernel.schema import HUB_DELIVERY as DELIVERY
@@ -102,8 +103,11 @@ def _message(connection: Connection, batch: Any) -> str:
     query = select(PART.c.Body).where(
         PART.c.Origin == batch.Origin, PART.c.Epoch == batch.Epoch, PART.c.Number == batch.Number, PART.c.Part == 0
     )
+    body = bytes(connection.execute(query).scalar_one())
     try:
-        transactions = decode_body(bytes(connection.execute(query).scalar_one()))
+        if batch.Origin == HUB:
+            return _control(decode_control(body))
+        transactions = decode_body(body)
     except msgspec.DecodeError:
         return f"{batch.Changes} changes that cannot be read"
     changes = [change for transaction in transactions for change in transaction.changes]
@@ -111,3 +115,9 @@ def _message(connection: Connection, batch: Any) -> str:
     if len(changes) > WORDS_CHANGES:
         words.append(f"{len(changes) - WORDS_CHANGES} more")
     return "; ".join(words)
+
+
+def _control(control: Control) -> str:
+    if isinstance(control, Policy):
+        return "new conflict rules"
+    return f"forget what is executed everywhere, up to {control.sequence}"

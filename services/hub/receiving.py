@@ -12,7 +12,7 @@ from services.hub.writer import Writer
 from services.kernel.change import BatchId, digesting
 from services.kernel.errors import ProtocolError, TransientError
 from services.kernel.failpoint import reach
-from services.kernel.wire.messages import WINDOW_BATCHES, Batch, Part, Stored
+from services.kernel.wire.messages import WINDOW_BATCHES, Batch, Part, Progress, Stored
 
 UNANSWERED_BATCHES = 2 * WINDOW_BATCHES
 """A capture that does not keep to its window is not read from beyond this."""
@@ -40,8 +40,10 @@ class Receiving:
 
     async def _read(self) -> None:
         while (message := await self._channel.receive()) is not None:
-            if isinstance(message, Batch):  # the channel lets nothing else through
+            if isinstance(message, Batch):
                 await self._take(message)
+            elif isinstance(message, Progress):
+                self._connection.progress = message
 
     async def _take(self, batch: Batch) -> None:
         if batch.parts == 0:

@@ -9,7 +9,8 @@ from services.hub import metrics
 from services.hub.bodies import Bodies
 from services.hub.connection import Connection, first_of
 from services.hub.database import Database
-from services.hub.delivering import Ack, pending, report
+from services.hub.delivering import Ack, pending
+from services.hub.reporting import report
 from services.hub.writer import Writer
 from services.kernel.change import BatchId
 from services.kernel.wire.messages import WINDOW_BATCHES, WINDOW_BYTES, Delivery, Executed, Part, Report
@@ -49,7 +50,7 @@ class Sending:
             if isinstance(message, Executed):
                 self._executed(message)
             elif isinstance(message, Report):
-                await self._writer.call(report, outlet, message.conflicts, message.quarantined)
+                await self._writer.call(report, outlet, message)
 
     def _executed(self, executed: Executed) -> None:
         """That it answers the oldest delivery in flight is the channel's care."""

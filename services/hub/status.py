@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection
 
 from services.hub import outlets
-from services.kernel.schema import HUB_BATCH as BATCH
-from services.kernel.schema import HUB_DELIVERY as DELIVERY
+from services.hub.limits import Backlog, backlogs, limits
+from services.hub.reporting import misfits
 
 
 @dataclass(frozen=True)
@@ -25,37 +25,43 @@ class OutletStatus:
     conflicts: int
     seen_at: int | None
     """µs since 1970 UTC of its last connecting or disconnecting; None: never."""
+    waiting_bytes: int = 0
+    limit_ratio: float = 0.0
+    """Which part of the limit on what may wait is used up; at 1 the outlet is given up."""
+    resync_at: int | None = None
+    """µs since 1970 UTC: since when it has been given up; None: it has not."""
+    resync_reason: str = ""
+    skew_seconds: float | None = None
+    """The hub's clock less that of its database; None: not told."""
+    misfits: tuple[str, ...] = ()
+    """Why the conflict rules do not fit its tables."""
 
 
 def status(connection: Connection, now: int) -> list[OutletStatus]:
     """Of every outlet that is not removed, by name."""
-    query = (
-        select(DELIVERY.c.Outlet, func.count().label("Waiting"), func.min(DELIVERY.c.Sequence).label("Oldest"))
-        .where(DELIVERY.c.ExportFlag == 0)
-        .group_by(DELIVERY.c.Outlet)
-    )
-    waiting = {row.Outlet: (row.Waiting, row.Oldest) for row in connection.execute(query)}
-    oldest = {sequence for _, sequence in waiting.values()}
-    stored_at = {
-        row.Sequence: row.StoredAt
-        for row in connection.execute(select(BATCH.c.Sequence, BATCH.c.StoredAt).where(BATCH.c.Sequence.in_(oldest)))
-    }
+    waiting, limit, unfit = backlogs(connection, now), limits(connection), misfits(connection)
     result = []
     for outlet in outlets.known(connection):
         if outlet.removed:
             continue
-        count, sequence = waiting.get(outlet.name, (0, 0))
+        backlog = Backlog() if outlet.resync_at else waiting.get(outlet.name, Backlog())
         result.append(
             OutletStatus(
                 name=outlet.name,
                 company=outlet.company,
                 place=outlet.place,
                 online=outlet.online,
-                waiting=count,
-                oldest_waiting_seconds=max(0.0, (now - stored_at[sequence]) / 1e6) if count else 0.0,
+                waiting=backlog.deliveries,
+                oldest_waiting_seconds=backlog.seconds,
                 quarantined=outlet.quarantined,
                 conflicts=outlet.conflicts,
                 seen_at=outlet.seen_at,
+                waiting_bytes=backlog.bytes,
+                limit_ratio=backlog.ratio(limit),
+                resync_at=outlet.resync_at,
+                resync_reason=outlet.resync_reason,
+                skew_seconds=None if outlet.skew_micros is None else outlet.skew_micros / 1e6,
+                misfits=tuple(unfit.get(outlet.name, ())),
             )
         )
     return result

@@ -20,7 +20,8 @@ from services.kernel.schema import HUB_COUNTER as COUNTER
 from services.kernel.schema import HUB_DELIVERY as DELIVERY
 from services.kernel.schema import HUB_IGNORE as IGNORE
 from services.kernel.schema import HUB_OUTLET as OUTLET
-from services.kernel.wire.messages import Batch
+from services.kernel.schema import HUB_PROGRESS as PROGRESS
+from services.kernel.wire.messages import HUB, Batch
 
 Row = dict[str, Any]
 Outcome = int | ProtocolError
@@ -76,7 +77,13 @@ def greet_capture(connection: Connection, origin: str, epoch: str, number: int, 
         connection.execute(
             delete(PART).where(PART.c.Origin == origin, PART.c.Epoch == stored.epoch, PART.c.Number > stored.number)
         )
+    connection.execute(delete(PROGRESS).where(PROGRESS.c.Outlet == origin, PROGRESS.c.Epoch != epoch))
     return greeted
+
+
+def has_stored(connection: Connection, origin: str) -> bool:
+    """Whether the hub has, or had before it purged them, batches of that outlet."""
+    return _head(connection, origin).number > 0
 
 
 def store_part(connection: Connection, batch: BatchId, index: int, body: bytes) -> None:
@@ -118,7 +125,7 @@ class _Plan:
         self._last = self._sequence = last
         self._now = now
         self._heads = {row.Name: Head(row.Epoch, row.Number, bytes(row.Digest)) for row in rows}
-        self._tails = {row.Name: int(row.LastSequence) for row in rows}
+        self._tails = {row.Name: int(row.LastSequence) for row in rows if row.ResyncAt is None}
         self._ignored = {(row.Outlet, row.Origin) for row in connection.execute(select(IGNORE))}
         self._new: dict[BatchId, tuple[int, bytes]] = {}
         self._batches: list[Row] = []
@@ -128,6 +135,8 @@ class _Plan:
     def take(self, arrival: Arrival) -> int:
         """The batch's sequence. Raises ProtocolError `removed`, `gap`, `fork`."""
         origin, batch = arrival.origin, arrival.batch
+        if origin == HUB and origin not in self._heads:
+            self._heads[origin] = _last_own(self._connection)
         head = self._heads.get(origin)
         if head is None:
             raise ProtocolError("removed", f"{origin} is no outlet of this hub.", "Ask the operator to add it.")
@@ -192,7 +201,8 @@ class _Plan:
                 self._tails[outlet] = self._sequence
 
     def _stored_before(self, arrival: Arrival) -> int:
-        """The sequence of the batch that has this number. Raises ProtocolError `fork` when it is not the same batch."""
+        """The sequence of the batch that has this number. Raises ProtocolError `fork` when it is not the same batch, `gap` when
+        it was purged."""
         if arrival.id in self._new:
             sequence, digest = self._new[arrival.id]
         else:
@@ -201,7 +211,13 @@ class _Plan:
                 BATCH.c.Epoch == arrival.batch.epoch,
                 BATCH.c.Number == arrival.batch.number,
             )
-            row = self._connection.execute(query).one()
+            row = self._connection.execute(query).one_or_none()
+            if row is None:
+                raise ProtocolError(
+                    "gap",
+                    f"Batch {arrival.batch.number} of epoch {arrival.batch.epoch} is executed everywhere, and purged here.",
+                    "The capture service must connect again and send on from the number it is told.",
+                )
             sequence, digest = int(row.Sequence), bytes(row.Digest)
         if digest != arrival.batch.digest:
             raise fork(f"The hub has another batch {arrival.batch.number} of epoch {arrival.batch.epoch}.")
@@ -213,10 +229,19 @@ def _head(connection: Connection, origin: str) -> Head:
     return Head(row.Epoch, row.Number, bytes(row.Digest)) if row else NO_HEAD
 
 
+def _last_own(connection: Connection) -> Head:
+    """The last batch of the hub's own."""
+    row = connection.execute(
+        select(BATCH).where(BATCH.c.Origin == HUB).order_by(BATCH.c.Sequence.desc()).limit(1)
+    ).one_or_none()
+    return Head(row.Epoch, row.Number, bytes(row.Digest)) if row else NO_HEAD
+
+
 def _refuse_ended_epoch(connection: Connection, head: Head, batch: BatchId) -> None:
     """An epoch other than the head's must be one the hub never saw of this outlet. Raises ProtocolError `fork`."""
     if batch.epoch == head.epoch:
         return
     seen = select(BATCH.c.Sequence).where(BATCH.c.Origin == batch.origin, BATCH.c.Epoch == batch.epoch).limit(1)
-    if connection.execute(seen).first() is not None:
+    purged = select(OUTLET.c.Name).where(OUTLET.c.Name == batch.origin, OUTLET.c.PurgedEpoch == batch.epoch)
+    if connection.execute(seen).first() or (batch.epoch and connection.execute(purged).first()):
         raise fork(f"Epoch {batch.epoch} of {batch.origin} ended when it began epoch {head.epoch}.")

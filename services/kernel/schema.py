@@ -216,8 +216,22 @@ HUB_OUTLET = _table(
         "SeenAt": BigInteger,
         "Conflicts": BigInteger,
         "Quarantined": BigInteger,
+        "AppliedEpoch": String,
+        "StableSeen": BigInteger,
+        "PurgedSequence": BigInteger,
+        "PurgedEpoch": String,
+        "ResyncAt": BigInteger,
+        "ResyncReason": String,
+        "SkewMicros": BigInteger,
     },
     ("Name",),
+)
+
+HUB_PROGRESS = _table(
+    _hub,
+    "subak_progress",
+    {"Outlet": String, "Seen": BigInteger, "Epoch": String, "Number": BigInteger},
+    ("Outlet", "Seen"),
 )
 
 HUB_IGNORE = _table(_hub, "subak_ignore", {"Outlet": String, "Origin": String}, ("Outlet", "Origin"))
@@ -267,6 +281,36 @@ HUB_QUARANTINED = _table(
         "ReportedAt": BigInteger,
     },
     ("Outlet", "Sequence", "Position"),
+)
+
+HUB_CONFLICT = _table(
+    _hub,
+    "subak_conflict",
+    {
+        "Outlet": String,
+        "Sequence": BigInteger,
+        "Position": Integer,
+        "TableName": String,
+        "RowKey": Text,
+        "Rule": String,
+        "Winner": String,
+        "LocalStamp": BigInteger,
+        "LocalOrigin": String,
+        "LocalImage": Text,
+        "IncomingStamp": BigInteger,
+        "IncomingOrigin": String,
+        "IncomingImage": Text,
+        "ReportedAt": BigInteger,
+    },
+    ("Outlet", "Sequence", "Position"),
+)
+
+HUB_MISFIT = _table(
+    _hub, "subak_misfit", {"Outlet": String, "Position": Integer, "Reason": Text}, ("Outlet", "Position")
+)
+
+HUB_TABLE = _table(
+    _hub, "subak_table", {"Outlet": String, "TableName": String, "Fingerprint": String}, ("Outlet", "TableName")
 )
 
 TABLES = {Side.OUTLET: _outlet, Side.HUB: _hub}

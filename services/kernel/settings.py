@@ -6,10 +6,11 @@ A database URL may hold a password: it never stands in a message.
 from __future__ import annotations
 
 import ipaddress
+import math
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, NamedTuple, TypeVar
@@ -21,6 +22,8 @@ from sqlalchemy.exc import ArgumentError
 from services.kernel.environment import Fault as Fault
 from services.kernel.environment import SettingsError as SettingsError
 from services.kernel.environment import given, unknown
+from services.kernel.errors import PermanentError
+from services.kernel.policy import parse
 from services.kernel.tls import TlsFault, TlsSettings, check_tls
 from services.kernel.wire.messages import OUTLET_NAME
 
@@ -140,6 +143,34 @@ def _file(text: Any) -> Path:
     return path
 
 
+def _policy_file(text: Any) -> Path:
+    """A file of conflict rules (`policy.py`), which are right as they stand there."""
+    path = _file(text)
+    try:
+        parse(path.read_text("utf-8"))
+    except PermanentError as error:
+        raise _Refused(error.what, error.todo) from None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
+        raise _Refused(f"{str(path)!r} cannot be read: {reason}.", "Set it to a file that the hub may read.") from None
+    return path
+
+
+def _at_least(least: float, example: str) -> Callable[[Any], float]:
+    def number(text: Any) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not least <= value < math.inf:
+            raise _Refused(
+                f"{str(text)[:80]!r} is no number from {least:g} on.", f"Set it to a number, such as {example}."
+            )
+        return value
+
+    return number
+
+
 ListenAddress = Annotated[Address, BeforeValidator(_address)]
 DialledAddress = Annotated[Address, BeforeValidator(_dialled)]
 DatabaseUrl = Annotated[URL, BeforeValidator(_database_url)]
@@ -147,7 +178,10 @@ HubDatabaseUrl = Annotated[URL, BeforeValidator(_hub_database_url)]
 Outlet = Annotated[str, BeforeValidator(_outlet)]
 Globs = Annotated[tuple[str, ...], BeforeValidator(_globs)]
 Enrol = Annotated[bool, BeforeValidator(_enrol)]
-File = Annotated[Path, BeforeValidator(_file)]
+PolicyFile = Annotated[Path, BeforeValidator(_policy_file)]
+KeepDays = Annotated[float, BeforeValidator(_at_least(0, "7"))]
+OfflineDays = Annotated[float, BeforeValidator(_at_least(0.001, "30"))]
+OfflineBytes = Annotated[int, BeforeValidator(lambda text: int(_at_least(1, "10737418240")(text)))]
 
 
 class Settings(BaseModel):
@@ -171,12 +205,20 @@ class HubSettings(HubDatabaseSettings):
         "enrol": "SUBAK_HUB_ENROL",
         "metrics_listen": "SUBAK_METRICS_LISTEN",
         "policy_file": "SUBAK_POLICY_FILE",
+        "keep_days": "SUBAK_KEEP_DAYS",
+        "offline_days": "SUBAK_OFFLINE_DAYS",
+        "offline_bytes": "SUBAK_OFFLINE_BYTES",
     }
     peer = "listen"
     listen: ListenAddress
     enrol: Enrol = False
     metrics_listen: ListenAddress | None = None
-    policy_file: File | None = None
+    policy_file: PolicyFile | None = None
+    keep_days: KeepDays = 7.0
+    """Batches that are executed everywhere are kept so long: an outlet put back to a backup no older gets again what it lost."""
+    offline_days: OfflineDays = 30.0
+    offline_bytes: OfflineBytes = 10 * 1024**3
+    """An outlet for which something waits longer, or more, is given up: the others must be able to forget."""
     tls: TlsSettings | None = None
 
 

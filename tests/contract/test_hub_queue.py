@@ -6,58 +6,26 @@ import itertools
 from collections.abc import Callable, Iterator
 
 import pytest
-from sqlalchemy import func, select, text
+from sqlalchemy import text
 
 from services.hub import outlets, state
 from services.hub.admission import Admission, admit
 from services.hub.chain import Head
-from services.hub.delivering import Ack, greet_applier, part, pending, report
+from services.hub.delivering import Ack, part, pending
+from services.hub.forking import Forks
 from services.hub.queue import Group, Queue, open_queue
+from services.hub.reporting import report
 from services.hub.status import status
-from services.hub.storing import Arrival, Outcome, greet_capture, store_part
+from services.hub.storing import Arrival, greet_capture, store_part
 from services.kernel.change import GENESIS, BatchId, digest
 from services.kernel.errors import PermanentError, ProtocolError, SubakError
 from services.kernel.schema import HUB_BATCH, HUB_BATCH_PART, HUB_DELIVERY, HUB_QUARANTINED
-from services.kernel.wire.messages import Batch, Executed, Hello, QuarantineReport, Role
+from services.kernel.wire.messages import Batch, Executed, Hello, QuarantineReport, Report, Role
 from tests.conftest import FreshDatabase
+from tests.contract.queues import arrival, chain, codes, count, execute, greet, owed, store
 
 OUTLETS = ("amed", "bedugul", "candi")
 Open = Callable[[], Queue]
-
-
-def arrival(origin: str, number: int, previous: bytes = GENESIS, body: bytes = b"rows", epoch: str = "e1") -> Arrival:
-    own = digest(BatchId(origin, epoch, number), previous, body)
-    return Arrival(origin, Batch(epoch, number, previous, own, 1, 1, len(body), 1), body)
-
-
-def chain(origin: str, count: int, epoch: str = "e1") -> list[Arrival]:
-    result: list[Arrival] = []
-    for number in range(1, count + 1):
-        previous = result[-1].batch.digest if result else GENESIS
-        result.append(arrival(origin, number, previous, f"{origin} {number}".encode(), epoch))
-    return result
-
-
-def store(queue: Queue, *arrivals: Arrival) -> list[Outcome]:
-    return queue.commit(Group(arrivals=list(arrivals))).stored
-
-
-def execute(queue: Queue, outlet: str, *sequences: int) -> None:
-    queue.commit(Group(acks=[Ack(outlet, Executed(sequence)) for sequence in sequences]))
-
-
-def owed(queue: Queue, outlet: str, after: int = 0) -> list[tuple[int, int]]:
-    """(sequence, previous sequence) of what waits."""
-    waiting = queue.read(pending, outlet, after, 1000)
-    return [(delivery.sequence, delivery.previous_sequence) for delivery in waiting]
-
-
-def codes(outcomes: list[Outcome]) -> list[int | str]:
-    return [outcome if isinstance(outcome, int) else outcome.code for outcome in outcomes]
-
-
-def count(queue: Queue, table: object) -> int:
-    return queue.read(lambda connection: int(connection.scalar(select(func.count()).select_from(table)) or 0))  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -205,7 +173,7 @@ def test_executed_is_marked_and_reported_once(queue: Queue) -> None:
     (candi,) = [line for line in queue.read(status, queue.now) if line.name == "candi"]
     assert (candi.waiting, candi.conflicts, candi.quarantined) == (1, 3, 1)
     assert 0 < candi.oldest_waiting_seconds < 100
-    queue.write(report, "candi", 1, 0)
+    queue.write(report, "candi", Report(1, 0))
     (candi,) = [line for line in queue.read(status, queue.now) if line.name == "candi"]
     assert (candi.conflicts, candi.quarantined) == (1, 0)
     execute(queue, "candi", 99)
@@ -214,29 +182,29 @@ def test_executed_is_marked_and_reported_once(queue: Queue) -> None:
 
 def test_the_ledger_decides_what_is_executed(queue: Queue) -> None:
     store(queue, *chain("amed", 4))
-    queue.write(greet_applier, "candi", 3, GENESIS, queue.now)
+    greet(queue, "candi", 3, GENESIS)
     assert owed(queue, "candi") == [(4, 3)], "it had executed more than it could say"
     answer = Executed(4, quarantined=[QuarantineReport(0, "check", "")])
     queue.commit(Group(acks=[Ack("candi", answer)]))
-    queue.write(greet_applier, "candi", 1, GENESIS, queue.now)
+    greet(queue, "candi", 1, GENESIS)
     assert owed(queue, "candi") == [(2, 1), (3, 2), (4, 3)], "its database was put back"
     assert count(queue, HUB_QUARANTINED) == 0, "it will report again"
     queue.commit(Group(acks=[Ack("candi", answer)]))
-    queue.write(greet_applier, "candi", 0, GENESIS, queue.now)
+    greet(queue, "candi", 0, GENESIS)
     assert owed(queue, "candi")[0] == (1, 0)
     for unknown in (5, 2**60):
         with pytest.raises(ProtocolError) as refused:
-            queue.write(greet_applier, "candi", unknown, GENESIS, queue.now)
+            greet(queue, "candi", unknown, GENESIS)
         assert refused.value.code == "gap"
 
 
 def test_a_ledger_that_is_another_hubs_is_refused(queue: Queue) -> None:
     a = chain("amed", 2)
     store(queue, *a, *chain("candi", 1))
-    queue.write(greet_applier, "candi", 2, a[1].batch.digest, queue.now)
+    greet(queue, "candi", 2, a[1].batch.digest)
     for position, own in ((2, a[0].batch.digest), (3, GENESIS), (4, GENESIS)):
         with pytest.raises(ProtocolError) as refused:
-            queue.write(greet_applier, "candi", position, own, queue.now)
+            greet(queue, "candi", position, own)
         assert refused.value.code == "gap"
 
 
@@ -248,13 +216,13 @@ def test_a_hub_put_back_to_a_backup_is_filled_again(queue: Queue) -> None:
     lost = max(kept) + 5
     queue.start()
     assert queue.write(greet_capture, "amed", "e1", 3, a[2].batch.digest).number == 2
-    queue.write(greet_applier, "candi", lost, b[1].batch.digest, queue.now)
+    greet(queue, "candi", lost, b[1].batch.digest)
     assert owed(queue, "candi") == []
     anew = store(queue, *b, a[2])
     assert all(isinstance(outcome, int) and outcome > lost for outcome in anew)
-    queue.write(greet_applier, "candi", lost, b[1].batch.digest, queue.now)
+    greet(queue, "candi", lost, b[1].batch.digest)
     assert owed(queue, "candi") == list(zip(anew, [lost, *anew], strict=False))
-    queue.write(greet_applier, "bedugul", kept[0], a[0].batch.digest, queue.now)
+    greet(queue, "bedugul", kept[0], a[0].batch.digest)
     assert owed(queue, "bedugul") == [(kept[1], kept[0]), (anew[2], kept[1])]
 
 
@@ -275,15 +243,15 @@ def test_a_new_outlet_is_owed_what_is_stored_from_then_on(queue: Queue) -> None:
 def test_an_outlet_that_comes_back_goes_on_after_its_ledger(queue: Queue) -> None:
     a = chain("amed", 4)
     store(queue, *a[:2], *chain("candi", 1))
-    queue.write(greet_applier, "candi", 2, GENESIS, queue.now)
+    greet(queue, "candi", 2, GENESIS)
     queue.write(outlets.remove, "candi", queue.now)
     assert codes(store(queue, *chain("candi", 2)[1:])) == ["removed"]
     store(queue, a[2])
     queue.write(outlets.add, "candi", "Sawah", "Bali", queue.now)
-    queue.write(greet_applier, "candi", 2, GENESIS, queue.now)
+    greet(queue, "candi", 2, GENESIS)
     store(queue, a[3])
     assert owed(queue, "candi") == [(5, 2)], "and what was stored in between is not owed"
-    queue.write(greet_applier, "candi", 0, GENESIS, queue.now)
+    greet(queue, "candi", 0, GENESIS)
     assert owed(queue, "candi") == [(5, 0)]
     assert store(queue, *chain("candi", 2)[1:]) == [6], "its own numbers go on"
 
@@ -314,7 +282,9 @@ def hello(outlet: str, role: Role = Role.APPLIER, position: int = 0) -> Hello:
 
 def test_who_is_admitted(queue: Queue) -> None:
     def enter(hello: Hello, enrol: bool = False) -> Admission | str:
-        (result,) = queue.commit(Group(calls=[lambda connection: admit(connection, hello, enrol, queue.now)])).returned
+        (result,) = queue.commit(
+            Group(calls=[lambda connection: admit(connection, hello, enrol, Forks(), queue.now)])
+        ).returned
         return result.code if isinstance(result, SubakError) else result  # type: ignore[return-value]
 
     admission = enter(hello("amed"))

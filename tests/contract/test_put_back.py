@@ -128,7 +128,9 @@ def test_a_copy_takes_nothing_of_its_source_twice(outlet: Make) -> None:
     bali.restore(amed.backup())
     with bali.engine.begin() as connection:
         connection.execute(sa.insert(STATE), [{"Name": "source", "Value": "amed"}])
-        connection.execute(sa.update(CLOUD_QUERY).where(CLOUD_QUERY.c.ExportFlag == 0).values(ExportFlag=1, BatchNumber=0))
+        connection.execute(
+            sa.update(CLOUD_QUERY).where(CLOUD_QUERY.c.ExportFlag == 0).values(ExportFlag=1, BatchNumber=0)
+        )
     bali.applier.refresh()
     after = _sold(amed, 4)
     for sequence, batch in enumerate((before, unsent, after), start=2):

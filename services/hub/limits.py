@@ -1,0 +1,115 @@
+"""How long, and how much, the hub keeps for an outlet that does not take it: beyond that it is given up, so that the others may forget.
+
+Every function works in the caller's transaction and commits nothing. Times are µs since 1970 UTC.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, delete, func, select, update
+
+from services.hub import state
+from services.hub.storing import lock_counter
+from services.kernel.schema import HUB_BATCH as BATCH
+from services.kernel.schema import HUB_DELIVERY as DELIVERY
+from services.kernel.schema import HUB_OUTLET as OUTLET
+from services.kernel.schema import HUB_PROGRESS as PROGRESS
+
+WARNING_RATIO = 0.5
+"""From this part of a limit on it is told: with the default of 30 days that leaves two weeks to act."""
+
+DROPPED_ROWS = 5000
+"""Deliveries of an outlet that was given up, dropped in one transaction."""
+
+OFFLINE_SECONDS = "offline_seconds"
+OFFLINE_BYTES = "offline_bytes"
+"""State rows in which the hub leaves its limits for who reads its database."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    seconds: float
+    """The oldest delivery that waits may be this old."""
+    bytes: int
+    """The bodies that wait may be this much together."""
+
+
+@dataclass(frozen=True)
+class Backlog:
+    """What waits for an outlet."""
+
+    deliveries: int = 0
+    bytes: int = 0
+    seconds: float = 0.0
+    """Since the oldest was stored; 0: none waits."""
+
+    def ratio(self, limits: Limits | None) -> float:
+        """Which part of its limit is used up, of the one that is nearer; 1: all of it. 0 when there is no limit."""
+        if limits is None:
+            return 0.0
+        return max(self.seconds / limits.seconds, self.bytes / limits.bytes)
+
+
+def keep_limits(connection: Connection, limits: Limits) -> None:
+    state.put(connection, OFFLINE_SECONDS, str(limits.seconds))
+    state.put(connection, OFFLINE_BYTES, str(limits.bytes))
+
+
+def limits(connection: Connection) -> Limits | None:
+    """As the hub that ran last had them; None before any has run."""
+    seconds, size = state.get(connection, OFFLINE_SECONDS), state.get(connection, OFFLINE_BYTES)
+    return Limits(float(seconds), int(size)) if seconds and size else None
+
+
+def backlogs(connection: Connection, now: int) -> dict[str, Backlog]:
+    """By outlet; of those for which something waits."""
+    query = (
+        select(
+            DELIVERY.c.Outlet,
+            func.count().label("Waiting"),
+            func.sum(BATCH.c.Bytes).label("Bytes"),
+            func.min(DELIVERY.c.Sequence).label("Oldest"),
+        )
+        .join(BATCH, BATCH.c.Sequence == DELIVERY.c.Sequence)
+        .where(DELIVERY.c.ExportFlag == 0)
+        .group_by(DELIVERY.c.Outlet)
+    )
+    rows = connection.execute(query).all()
+    oldest = select(BATCH.c.Sequence, BATCH.c.StoredAt).where(BATCH.c.Sequence.in_({row.Oldest for row in rows}))
+    stored_at = {row.Sequence: row.StoredAt for row in connection.execute(oldest)} if rows else {}
+    return {
+        row.Outlet: Backlog(row.Waiting, int(row.Bytes), max(0.0, (now - stored_at[row.Oldest]) / 1e6)) for row in rows
+    }
+
+
+def give_up(connection: Connection, outlet: str, limits: Limits, backlog: Backlog, now: int) -> str:
+    """From now on nothing is owed to `outlet`, and nobody waits for it. Returns why, in a sentence for people."""
+    lock_counter(connection)
+    if backlog.seconds >= limits.seconds:
+        reason = (
+            f"it had executed nothing for {backlog.seconds / 86400:.1f} days ({limits.seconds / 86400:g} are allowed)."
+        )
+    else:
+        reason = f"{backlog.bytes:,} bytes waited for it ({limits.bytes:,} are allowed)."
+    connection.execute(
+        update(OUTLET)
+        .where(OUTLET.c.Name == outlet, OUTLET.c.ResyncAt.is_(None))
+        .values(ResyncAt=now, ResyncReason=reason)
+    )
+    connection.execute(delete(PROGRESS).where(PROGRESS.c.Outlet == outlet))
+    return reason
+
+
+def drop(connection: Connection) -> bool:
+    """Drops a few of the deliveries of outlets that were given up. Whether there may be more."""
+    given_up = list(connection.scalars(select(OUTLET.c.Name).where(OUTLET.c.ResyncAt.is_not(None))))
+    for outlet in given_up:
+        some = select(DELIVERY.c.Sequence).where(DELIVERY.c.Outlet == outlet).limit(DROPPED_ROWS)
+        sequences = list(connection.scalars(some.order_by(DELIVERY.c.Sequence)))
+        if sequences:
+            first, last = sequences[0], sequences[-1]
+            dropped = (DELIVERY.c.Outlet == outlet) & DELIVERY.c.Sequence.between(first, last)
+            connection.execute(delete(DELIVERY).where(dropped))
+            return True
+    return False
