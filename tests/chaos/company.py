@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.stack.network import Outlet
 
-DELTA = False
+DELTA = True
 """Whether the hub is given POLICY: then `stock` adds every change up, and columns of `customer` do not take each other along."""
 
 POLICY = """\
