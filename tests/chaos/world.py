@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Self
 
 from tests.chaos import company
-from tests.stack.network import Network, Process
+from tests.stack.network import Network, Process, wait_for
 from tests.stack.proxy import Proxy
 from tests.stack.schemas import load
 from tests.stack.servers import HUB_ENGINES, MysqlServer, Servers
@@ -27,6 +27,7 @@ EXCUSED_SECONDS = 10.0
 """After a second process has stood beside it, a service may end by itself for so long."""
 
 READY_SECONDS = 120.0
+POLICY_SECONDS = 30.0
 LONG_SECONDS = 120.0
 """A run of this length has room for faults that take half a minute."""
 
@@ -76,11 +77,18 @@ class World:
                 stack.enter_context(line)
             stack.callback(self.close)
             self.network.start()
+            if company.DELTA:
+                wait_for("the policy at every outlet", self._has_policy, POLICY_SECONDS)
             self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
+
+    def _has_policy(self) -> bool:
+        """Before that an outlet's changes are made under other rules."""
+        outlets = self.network.outlets.values()
+        return all(outlet.count("SELECT COUNT(*) FROM subak_policy") for outlet in outlets)
 
     def close(self) -> None:
         for process in self._beside:
