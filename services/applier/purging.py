@@ -152,8 +152,9 @@ class Purging:
                 return
             for start in range(0, len(tombstones), ROWS):
                 with self._begin() as connection:
-                    self._bury(connection, tombstones[start : start + ROWS])
-                yield
+                    buried = self._bury(connection, tombstones[start : start + ROWS])
+                if buried:  # else they went when this was begun before
+                    yield
             yield from self._without_bodies(kept, keys)
 
     def _without_bodies(self, kept: _Kept, keys: Sequence[tuple[Any, ...]]) -> Iterator[None]:
@@ -189,8 +190,9 @@ class Purging:
                     continue  # of a table that is not like this any more: its versions are left alone
                 yield _Tombstone(table.name, self._dialect.row_id(key), change.stamp)
 
-    def _bury(self, connection: Connection, tombstones: Iterable[_Tombstone]) -> None:
-        """Deletes those that still stand there with that stamp. Their locks are not waited for: the application comes first."""
+    def _bury(self, connection: Connection, tombstones: Iterable[_Tombstone]) -> int:
+        """How many went. Deletes those that still stand there with that stamp. Their locks are not waited for: the application comes first."""
+        count = 0
         for name, group in groupby(sorted(tombstones, key=lambda one: (one.table, one.row_id)), lambda one: one.table):
             wanted = {one.row_id: one.stamp for one in group}
             table = self._situation.catalogue.table(name)
@@ -206,8 +208,10 @@ class Purging:
                 if wanted.get(row.RowId) == Stamp(row.Stamp, row.Origin)
                 and not (table and self._counts(table, row.LastImage))
             ]
+            count += len(gone)
             if gone:
                 connection.execute(sa.delete(VERSION).where(VERSION.c.TableName == name, VERSION.c.RowId.in_(gone)))
+        return count
 
     def _counts(self, table: Table, last_image: str | None) -> bool:
         """Whether a tombstone holds a sum that goes on if the row is inserted again."""

@@ -144,7 +144,7 @@ class Receiver:
         while not self._stopped.is_set():
             now = time.monotonic()
             if now >= self._retry_at:
-                self._retry_at = self._look_at = now + RETRY_SECONDS
+                self._retry_at, self._look_at = now + RETRY_SECONDS, now + LOOK_SECONDS
                 await asyncio.to_thread(self._applier_refreshed)
                 await asyncio.to_thread(self._retry, None)
                 await self._report(channel)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import msgspec
 import sqlalchemy as sa
 from sqlalchemy import Connection, NestedTransaction
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
@@ -30,6 +31,9 @@ from services.kernel.wire.messages import (
     Delivery,
     QuarantineReport,
 )
+
+MAX_TOLD_BYTES = 256 * 1024
+"""Of conflicts told with one batch: they go in one frame, together with the reasons of what is quarantined. A text may have four bytes a character."""
 
 log = logger("applier")
 
@@ -57,7 +61,8 @@ class Outcome:
 
     conflicts: int = 0
     told: list[ConflictReport] = field(default_factory=list)
-    """The first MAX_CONFLICTS_TOLD of them."""
+    """The first of them: MAX_CONFLICTS_TOLD, or as many as MAX_TOLD_BYTES hold."""
+    told_bytes: int = 0
     quarantined: list[QuarantineReport] = field(default_factory=list)
     tables: set[str] = field(default_factory=set)
     changes: int = 0
@@ -65,7 +70,11 @@ class Outcome:
 
     def add(self, part: Plan, changes: int) -> None:
         self.conflicts += len(part.conflicts)
-        self.told += [_told(conflict) for conflict in part.conflicts[: MAX_CONFLICTS_TOLD - len(self.told)]]
+        for conflict in part.conflicts[: MAX_CONFLICTS_TOLD - len(self.told)]:
+            told = _told(conflict)
+            self.told_bytes += len(msgspec.msgpack.encode(told))
+            if self.told_bytes <= MAX_TOLD_BYTES:
+                self.told.append(told)
         self.changes += changes
         self.tables.update(write.table.name for write in part.writes)
 

@@ -32,14 +32,8 @@ class Outlet:
         own = self.dialect.engine(url, Purpose.WRITE)
         with own.connect() as connection:
             schema.prepare(connection, self.dialect, schema.Side.OUTLET)
-        with own.begin() as connection:
-            self.catalogue = self.dialect.catalogue(connection, ["*"])
-        for table in self.catalogue.tables:
-            with own.connect() as connection:
-                for trigger in self.dialect.triggers(connection, table, self.catalogue, name):
-                    self.dialect.create_trigger(connection, trigger)
-                connection.commit()
         own.dispose()
+        self.renew()
         self.engine = self.dialect.engine(url, Purpose.APPLY)
         self.applier = Applier(self.engine, self.dialect, name, ["*"], lambda: time.time_ns() // 1000)
         self.applier.refresh()
@@ -47,6 +41,18 @@ class Outlet:
         self._number = 0
         self.previous = GENESIS
         self._seen = 0
+
+    def renew(self) -> None:
+        """The triggers as the tables are now."""
+        own = self.dialect.engine(self.url, Purpose.WRITE)
+        with own.begin() as connection:
+            self.catalogue = self.dialect.catalogue(connection, ["*"])
+        for table in self.catalogue.tables:
+            with own.connect() as connection:
+                for trigger in self.dialect.triggers(connection, table, self.catalogue, self.name):
+                    self.dialect.create_trigger(connection, trigger)
+                connection.commit()
+        own.dispose()
 
     def close(self) -> None:
         self.application.dispose()
