@@ -154,12 +154,13 @@ def _render_hub(document: dict[str, Any]) -> None:
         console.print("No outlet yet: `subak outlet add NAME`, or start the hub with SUBAK_HUB_ENROL=open.")
     if any(it["quarantined"] for it in document["outlets"]):
         console.print("Quarantined: run `subak quarantine list` at that outlet.", style="yellow")
-    for sentence in [*_warnings(document["outlets"]), *_differences(document["tables_that_differ"])]:
+    for sentence in warnings(document):
         console.print(Text(sentence, style="yellow"), soft_wrap=True)
 
 
-def _warnings(outlets: list[dict[str, Any]]) -> Iterator[str]:
-    for it in outlets:
+def warnings(document: dict[str, Any]) -> Iterator[str]:
+    """What somebody must act on, from `hub_status`, in sentences."""
+    for it in document["outlets"]:
         name, skew = it["outlet"], it["clock_skew_seconds"]
         if it["given_up"]:
             yield (
@@ -174,6 +175,7 @@ def _warnings(outlets: list[dict[str, Any]]) -> Iterator[str]:
         if skew is not None and abs(skew) > SKEW_SECONDS:
             yield f"{name}: its database's clock is {abs(skew):.1f} s {'behind' if skew > 0 else 'ahead'}. Set it by NTP."
         yield from (f"{name}: {misfit}" for misfit in it["misfits"])
+    yield from _differences(document["tables_that_differ"])
 
 
 def _differences(tables: list[dict[str, Any]]) -> Iterator[str]:

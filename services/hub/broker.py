@@ -221,7 +221,7 @@ class Broker:
                 connection.stored()
 
     async def _count(self) -> None:
-        for outlet in await self._database.read(status, self._database.now):
+        for outlet in await self._database.read(status, self._database.now, sizes=False):
             metrics.WAITING.labels(outlet.name).set(outlet.waiting)
             metrics.OLDEST_WAITING.labels(outlet.name).set(outlet.oldest_waiting_seconds)
             metrics.QUARANTINED.labels(outlet.name).set(outlet.quarantined)

@@ -37,9 +37,9 @@ class OutletStatus:
     """Why the conflict rules do not fit its tables."""
 
 
-def status(connection: Connection, now: int) -> list[OutletStatus]:
-    """Of every outlet that is not removed, by name."""
-    waiting, limit, unfit = backlogs(connection, now), limits(connection), misfits(connection)
+def status(connection: Connection, now: int, sizes: bool = True) -> list[OutletStatus]:
+    """Of every outlet that is not removed, by name. Without `sizes` what waits is counted, and not measured."""
+    waiting, limit, unfit = backlogs(connection, now, sizes), limits(connection), misfits(connection)
     result = []
     for outlet in outlets.known(connection):
         if outlet.removed:

@@ -6,9 +6,10 @@ A value that may hold a password never stands in a message.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from services.kernel.errors import PermanentError
 from services.kernel.failpoint import VARIABLE as FAILPOINT
@@ -33,6 +34,32 @@ class SettingsError(PermanentError):
         self.faults = tuple(sorted(set(faults)))
         lines = "\n".join(f"  {fault.variable}: {fault.what} {fault.todo}" for fault in self.faults)
         super().__init__("setting", f"Wrong or missing settings ({len(self.faults)}):\n{lines}")
+
+
+class Refused(ValueError):
+    """What is wrong with one value, and what to set."""
+
+    def __init__(self, what: str, todo: str) -> None:
+        super().__init__(what)
+        self.what = what
+        self.todo = todo
+
+
+def at_least(least: float, example: str) -> Callable[[Any], float]:
+    """Reads a finite number that is `least` or more. Raises Refused."""
+
+    def number(text: Any) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not least <= value < math.inf:
+            raise Refused(
+                f"{str(text)[:80]!r} is no number from {least:g} on.", f"Set it to a number, such as {example}."
+            )
+        return value
+
+    return number
 
 
 def given(environ: Mapping[str, str], variable: str, faults: list[Fault]) -> str | None:

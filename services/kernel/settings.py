@@ -6,11 +6,10 @@ A database URL may hold a password: it never stands in a message.
 from __future__ import annotations
 
 import ipaddress
-import math
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, NamedTuple, TypeVar
@@ -20,8 +19,9 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from services.kernel.environment import Fault as Fault
+from services.kernel.environment import Refused as _Refused
 from services.kernel.environment import SettingsError as SettingsError
-from services.kernel.environment import given, unknown
+from services.kernel.environment import at_least, given, unknown
 from services.kernel.errors import PermanentError
 from services.kernel.policy import parse
 from services.kernel.tls import TlsFault, TlsSettings, check_tls
@@ -52,15 +52,6 @@ class Address(NamedTuple):
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return False
-
-
-class _Refused(ValueError):
-    """What is wrong with one value, and what to set."""
-
-    def __init__(self, what: str, todo: str) -> None:
-        super().__init__(what)
-        self.what = what
-        self.todo = todo
 
 
 def _address(text: Any) -> Address:
@@ -156,21 +147,6 @@ def _policy_file(text: Any) -> Path:
     return path
 
 
-def _at_least(least: float, example: str) -> Callable[[Any], float]:
-    def number(text: Any) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not least <= value < math.inf:
-            raise _Refused(
-                f"{str(text)[:80]!r} is no number from {least:g} on.", f"Set it to a number, such as {example}."
-            )
-        return value
-
-    return number
-
-
 ListenAddress = Annotated[Address, BeforeValidator(_address)]
 DialledAddress = Annotated[Address, BeforeValidator(_dialled)]
 DatabaseUrl = Annotated[URL, BeforeValidator(_database_url)]
@@ -179,9 +155,9 @@ Outlet = Annotated[str, BeforeValidator(_outlet)]
 Globs = Annotated[tuple[str, ...], BeforeValidator(_globs)]
 Enrol = Annotated[bool, BeforeValidator(_enrol)]
 PolicyFile = Annotated[Path, BeforeValidator(_policy_file)]
-KeepDays = Annotated[float, BeforeValidator(_at_least(0, "7"))]
-OfflineDays = Annotated[float, BeforeValidator(_at_least(0.001, "30"))]
-OfflineBytes = Annotated[int, BeforeValidator(lambda text: int(_at_least(1, "10737418240")(text)))]
+KeepDays = Annotated[float, BeforeValidator(at_least(0, "7"))]
+OfflineDays = Annotated[float, BeforeValidator(at_least(0.001, "30"))]
+OfflineBytes = Annotated[int, BeforeValidator(lambda text: int(at_least(1, "10737418240")(text)))]
 
 
 class Settings(BaseModel):

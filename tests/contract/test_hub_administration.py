@@ -8,16 +8,19 @@ import pytest
 from sqlalchemy import Engine
 from sqlalchemy.engine import URL
 
+from services.cli.status import hub_status, warnings
 from services.hub import administration, state
 from services.hub.administration import HubState
 from services.hub.delivering import Ack
+from services.hub.limits import Backlog, Limits, give_up, keep_limits
 from services.hub.querylog import LogStatus
 from services.hub.queue import Group, Queue, open_queue
+from services.hub.reporting import keep_skew, keep_tables, report
 from services.hub.storing import Arrival
 from services.kernel.change import GENESIS, NEVER, BatchId, Change, Op, Stamp, Transaction, digest, encode_body
 from services.kernel.dialects import Purpose, dialect_for
 from services.kernel.errors import PermanentError
-from services.kernel.wire.messages import Batch, Executed, QuarantineReport
+from services.kernel.wire.messages import Batch, Executed, QuarantineReport, Report
 
 NOW = 1_700_000_000_000_000
 
@@ -68,6 +71,30 @@ def test_the_hub_says_how_it_is(engine: Engine, queue: Queue) -> None:
     assert administration.hub_state(engine) is HubState.PAUSED
     administration.resume(engine)
     assert administration.hub_state(engine) is HubState.RUNNING
+
+
+def test_status_says_what_people_must_act_on(engine: Engine, queue: Queue) -> None:
+    for name in ("amed", "bedugul", "candi"):
+        administration.add(engine, name)
+    assert "given_up" in hub_status(engine, None)["outlets"][0]
+    assert list(warnings(hub_status(engine, None))) == []
+    store(queue, "amed", 1)
+    queue.write(keep_limits, Limits(1e12, 1))
+    queue.write(keep_skew, "candi", NOW - 5_000_000, NOW)
+    queue.write(keep_tables, "candi", {"product": "a", "stock": "c"})
+    queue.write(keep_tables, "bedugul", {"product": "b"})
+    queue.write(report, "bedugul", Report(0, 0, ["product.price may be NULL."]))
+    queue.write(give_up, "candi", Limits(1e12, 1), Backlog(1, 9, 1.0), NOW)
+    said = list(warnings(hub_status(engine, None)))
+    assert any(line.startswith("bedugul takes nothing") for line in said)
+    assert any(line.startswith("candi was given up") and "9 bytes" in line for line in said)
+    assert "candi: its database's clock is 5.0 s behind. Set it by NTP." in said
+    assert "bedugul: product.price may be NULL." in said
+    assert not any("columns" in line for line in said), "who was given up is compared with nobody"
+    queue.write(keep_tables, "amed", {"product": "a", "stock": "c"})
+    said = list(warnings(hub_status(engine, None)))
+    assert "product does not have the same columns at amed and bedugul." in said
+    assert "stock is not synchronised at bedugul: what comes for it is held there." in said
 
 
 def test_the_query_log_tells_what_went_where(engine: Engine, queue: Queue) -> None:

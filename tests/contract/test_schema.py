@@ -12,7 +12,18 @@ from sqlalchemy.schema import DropTable
 from services.kernel.catalogue import Table
 from services.kernel.dialects import Purpose, dialect_for
 from services.kernel.errors import PermanentError
-from services.kernel.schema import POLICY, SCHEMA_VERSION, STATE, TABLES, Side, prepare
+from services.kernel.schema import (
+    HUB_CONFLICT,
+    HUB_MISFIT,
+    HUB_PROGRESS,
+    HUB_TABLE,
+    POLICY,
+    SCHEMA_VERSION,
+    STATE,
+    TABLES,
+    Side,
+    prepare,
+)
 from tests.stack.reflecting import primary_key
 
 TRIGGERS_OWN = {"sqlite": {"subak_mark", "subak_replaced"}, "mysql": {"subak_cascaded"}, "mssql": set()}
@@ -80,6 +91,27 @@ def test_older_tables_are_upgraded_in_place_also_half_done_ones(database_url: UR
     _agree(database_url, Side.OUTLET)
     with engine.connect() as connection:
         assert connection.scalar(select(STATE.c.Value).where(STATE.c.Name == "epoch")) == "kept"
+    engine.dispose()
+
+
+def test_an_older_hub_is_upgraded_in_place_also_a_half_done_one(hub_url: URL) -> None:
+    dialect = dialect_for(hub_url)
+    engine = dialect.engine(hub_url, Purpose.WRITE)
+    with engine.connect() as connection:
+        prepare(connection, dialect, Side.HUB)
+        on = "" if dialect.name == "sqlite" else " ON subak_batch"
+        connection.exec_driver_sql(f"DROP INDEX BatchStored{on}")
+        for column in ("StableSeen", "PurgedSequence", "PurgedEpoch", "ResyncAt", "ResyncReason", "SkewMicros"):
+            connection.exec_driver_sql(f"ALTER TABLE subak_outlet DROP COLUMN {column}")
+        for table in (HUB_PROGRESS, HUB_CONFLICT, HUB_MISFIT, HUB_TABLE):
+            connection.execute(DropTable(table))
+        connection.execute(update(STATE).where(STATE.c.Name == "schema_version").values(Value="1"))
+        connection.commit()
+    engine.dispose()
+    _agree(hub_url, Side.HUB)
+    with engine.connect() as connection:
+        indexes = {index["name"] for index in inspect(connection).get_indexes("subak_batch")}
+        assert "BatchStored" in indexes
     engine.dispose()
 
 

@@ -98,6 +98,7 @@ def test_conflicts(network: Network) -> None:
     assert found
     assert {(it["table"].lower(), it["key"], it["rule"]) for it in found} == {("product", "5", "row")}
     assert "product 5" in at(network, "ubud", "conflicts")
+    assert isinstance(parsed(at_hub(network, "conflicts", "--json")), list)
     log = parsed(at(network, "ubud", "log", "--json")) + parsed(at(network, "kuta", "log", "--json"))
     assert any(it["status"].startswith("conflict: ") for it in log)
 

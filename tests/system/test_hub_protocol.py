@@ -10,6 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy.engine import URL
@@ -86,15 +87,18 @@ class Hub:
         pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
 
-    async def dial(self, outlet: str, role: Role, position: int = 0, own: bytes = GENESIS) -> tuple[Channel, Welcome]:
-        return await dial(self.address, None, Hello(1, role, outlet, "e1", position, own))
+    async def dial(
+        self, outlet: str, role: Role, position: int = 0, own: bytes = GENESIS, epoch: str = "e1", **more: Any
+    ) -> tuple[Channel, Welcome]:
+        """`more`: what else stands in the hello."""
+        return await dial(self.address, None, Hello(1, role, outlet, epoch, position, own, **more))
 
-    async def capture(self, outlet: str, cut: int = 0, own: bytes = GENESIS) -> Capture:
-        channel, welcome = await self.dial(outlet, Role.CAPTURE, cut, own)
-        return Capture(outlet, channel, welcome)
+    async def capture(self, outlet: str, cut: int = 0, own: bytes = GENESIS, epoch: str = "e1", **more: Any) -> Capture:
+        channel, welcome = await self.dial(outlet, Role.CAPTURE, cut, own, epoch, **more)
+        return Capture(outlet, channel, welcome, epoch)
 
-    async def applier(self, outlet: str, position: int = 0) -> Applier:
-        channel, welcome = await self.dial(outlet, Role.APPLIER, position)
+    async def applier(self, outlet: str, position: int = 0, **more: Any) -> Applier:
+        channel, welcome = await self.dial(outlet, Role.APPLIER, position, **more)
         return Applier(channel, welcome, position)
 
 
@@ -110,8 +114,9 @@ async def expect(channel: Channel, kind: type[AnyMessage]) -> AnyMessage:
 
 
 class Capture:
-    def __init__(self, outlet: str, channel: Channel, welcome: Welcome) -> None:
+    def __init__(self, outlet: str, channel: Channel, welcome: Welcome, epoch: str) -> None:
         self.outlet = outlet
+        self.epoch = epoch
         self.channel = channel
         self.welcome = welcome
         self.number, self.digest = welcome.position, welcome.digest
@@ -119,8 +124,8 @@ class Capture:
     async def send(self, *bodies: bytes) -> int:
         """The next batch, in as many parts as there are bodies. Its number."""
         whole = b"".join(bodies)
-        own = digest(BatchId(self.outlet, "e1", self.number + 1), self.digest, whole)
-        batch = Batch("e1", self.number + 1, self.digest, own, 1, 1, len(whole), len(bodies))
+        own = digest(BatchId(self.outlet, self.epoch, self.number + 1), self.digest, whole)
+        batch = Batch(self.epoch, self.number + 1, self.digest, own, 1, 1, len(whole), len(bodies))
         await self.channel.send(batch, *(Part(index, body) for index, body in enumerate(bodies)))
         self.number, self.digest = batch.number, own
         return batch.number

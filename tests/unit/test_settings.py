@@ -116,6 +116,28 @@ def test_a_wrong_enrolment_and_policy_file() -> None:
     assert set(wrong) == {"SUBAK_HUB_ENROL", "SUBAK_POLICY_FILE"}
 
 
+def test_how_long_the_hub_keeps_things() -> None:
+    settings = load(HubSettings, HUB)
+    assert (settings.keep_days, settings.offline_days, settings.offline_bytes) == (7.0, 30.0, 10 * 1024**3)
+    some = {"SUBAK_KEEP_DAYS": "0.5", "SUBAK_OFFLINE_DAYS": "1", "SUBAK_OFFLINE_BYTES": "5e9"}
+    settings = load(HubSettings, {**HUB, **some})
+    assert (settings.keep_days, settings.offline_days, settings.offline_bytes) == (0.5, 1.0, 5_000_000_000)
+    for variable in some:
+        for value in ("-1", "nan", "inf", "a week"):
+            assert set(faults(HubSettings, {**HUB, variable: value})) == {variable}
+
+
+def test_a_policy_file_is_read_when_the_settings_are(tmp_path: Path) -> None:
+    policy = tmp_path / "policy.toml"
+    policy.write_text('[tables.stock]\ndelta = ["on_hand"]\n')
+    assert load(HubSettings, {**HUB, "SUBAK_POLICY_FILE": str(policy)}).policy_file == policy
+    policy.write_text("[tables.stock]\ncolour = 1\nminimum = { on_hand = 0 }\n")
+    wrong = faults(HubSettings, {**HUB, "SUBAK_POLICY_FILE": str(policy)})
+    assert "tables.stock.colour" in wrong["SUBAK_POLICY_FILE"]
+    policy.write_bytes(b"\xff\xfe")
+    assert "UTF-8" in faults(HubSettings, {**HUB, "SUBAK_POLICY_FILE": str(policy)})["SUBAK_POLICY_FILE"]
+
+
 def test_a_misspelt_variable_is_told_with_what_was_meant() -> None:
     wrong = faults(HubSettings, {**HUB, "SUBAK_HUB_LISTN": "x", "SUBAK_TLS_CERTIFICATE": "x", "SUBAK_ZZZ": "x"})
     assert "SUBAK_HUB_LISTEN?" in wrong["SUBAK_HUB_LISTN"]
