@@ -178,6 +178,7 @@ class Receiver:
             group = [item, *_more(deliveries, item[0])]
             for (delivery, _), outcome in zip(group, await asyncio.to_thread(self._apply, group), strict=True):
                 await channel.send(Executed(delivery.sequence, outcome.conflicts, outcome.quarantined, outcome.told))
+                self.executed = delivery.sequence
                 reach("applier.after_executed_sent")
                 if outcome.quarantined:
                     self._waiting = await asyncio.to_thread(self._insist, lambda _: self._applier.waiting())
