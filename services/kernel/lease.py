@@ -15,7 +15,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 
 from services.kernel.dialects import Dialect, Lease
-from services.kernel.errors import SubakError, TransientError
+from services.kernel.errors import TransientError
 from services.kernel.telemetry import Health, logger
 
 LOOK_SECONDS = 1.0
@@ -94,25 +94,13 @@ class Turns:
             await asyncio.gather(work, keeping, following, return_exceptions=True)
 
     async def _keep(self, lease: Lease, over: asyncio.Event) -> None:
-        """Looks after the lease until the turn is over, and gives it back; the turn is over too when somebody else has it."""
+        """Gives the lease back when the turn is over, and ends the turn when it is not certain any more that the lease is ours: another
+        process may have it, or it went with its connection, and what is there now may be another database."""
         while not over.is_set():
             await _elapsed(over)
-            if over.is_set() or await asyncio.to_thread(lease.holds):
-                continue
-            await asyncio.to_thread(lease.release)
-            again: Lease | None = None
-            while again is None and not over.is_set():
-                try:
-                    again = await asyncio.to_thread(self._take)
-                except SubakError:  # while the database is away nobody can take it
-                    await _elapsed(over)
-                    continue
-                if again is None:
-                    log.warning("the lease is lost to another process", role=self._role)
-                    over.set()
-            if again is None:
-                return
-            lease = again
+            if not over.is_set() and not await asyncio.to_thread(lease.holds):
+                log.warning("the lease is lost, and asked for again", role=self._role)
+                over.set()
         await asyncio.to_thread(lease.release)
 
     def _tell(self, state: str, detail: str, **facts: str) -> None:

@@ -102,3 +102,19 @@ def test_a_lock_file_that_was_removed_is_no_lease(database_url: URL) -> None:
     lease.release()
     assert other.holds()
     other.release()
+
+
+@pytest.mark.parametrize("engine_name", ["sqlite"])
+def test_another_database_file_in_the_place_of_ours_ends_the_lease(database_url: URL) -> None:
+    database = Path(str(database_url.database))
+    database.write_bytes(b"")
+    lease = taken(database_url)
+    backup = database.with_name("backup.db")
+    backup.write_bytes(database.read_bytes())
+    assert lease.holds()
+    backup.replace(database)
+    assert not lease.holds()
+    lease.release()
+    again = taken(database_url)
+    assert again.holds()
+    again.release()

@@ -24,15 +24,12 @@ class FakeDatabase:
     def __init__(self) -> None:
         self.holder: object | None = None
         self.away: SubakError | None = None
-        self.asked = self.given = 0
 
     def lease(self, url: object, role: str) -> Lease | None:
-        self.asked += 1
         if self.away:
             raise self.away
         if self.holder is not None:
             return None
-        self.given += 1
         self.holder = lease = FakeLease(self)
         return lease
 
@@ -112,21 +109,20 @@ def test_one_works_and_the_other_takes_over() -> None:
     play(scene)
 
 
-def test_a_lease_lost_with_its_connection_is_taken_again_and_the_work_goes_on() -> None:
+def test_a_lease_lost_with_its_connection_ends_the_turn_and_the_next_begins_when_the_database_is_back() -> None:
     async def scene(database: FakeDatabase) -> None:
         one = Running(database)
         await until(lambda: one.begun == 1)
         database.cut()
-        await until(lambda: database.given == 2)
+        await until(lambda: one.begun == 2)
         database.away = TransientError("connection", "It is away.")
-        asked = database.asked
-        await until(lambda: database.asked > asked + 1)
+        await until(lambda: one.ended == 2 and one.health.detail == "database: It is away.")
+        database.cut()
         database.away = None
-        await until(lambda: database.given == 3)
-        assert (one.begun, one.ended) == (1, 0)
+        await until(lambda: one.begun == 3 and one.health.ready)
         one.stop.set()
         await one.task
-        assert database.holder is None
+        assert (one.begun, one.ended, database.holder) == (3, 3, None)
 
     play(scene)
 

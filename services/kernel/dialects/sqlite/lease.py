@@ -12,22 +12,30 @@ from services.kernel.errors import TransientError
 
 
 class FileLease:
-    """See `services.kernel.dialects.Lease`."""
+    """See `services.kernel.dialects.Lease`. `file` is the open lock file at `path`."""
 
-    def __init__(self, path: Path, file: int) -> None:
+    def __init__(self, path: Path, file: int, database: Path) -> None:
         self._path = path
         self._file = file
+        self._database = database
+        self._there = _identity(database)
 
     def holds(self) -> bool:
-        """Not when somebody has removed the file: the next one who asks makes another and locks that."""
-        try:
-            there, ours = self._path.stat(), os.fstat(self._file)
-        except OSError:
-            return False
-        return (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)
+        """Not when somebody has removed the lock file: the next one who asks makes another and locks that. Nor when another database file
+        was put in the place of ours: connections that are open go on with the one that is gone."""
+        ours = os.fstat(self._file)
+        return _identity(self._path) == (ours.st_dev, ours.st_ino) and _identity(self._database) == self._there
 
     def release(self) -> None:
         os.close(self._file)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def take(url: URL, role: str) -> FileLease | None:
@@ -47,4 +55,4 @@ def take(url: URL, role: str) -> FileLease | None:
     except BlockingIOError:
         os.close(file)
         return None
-    return FileLease(path, file)
+    return FileLease(path, file, database)
