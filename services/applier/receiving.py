@@ -17,6 +17,7 @@ import tenacity
 
 from services.applier import metrics, quarantine
 from services.applier.applying import Applier
+from services.applier.standing import Standing
 from services.applier.work import Outcome
 from services.kernel.catalogue import fingerprints
 from services.kernel.change import GENESIS
@@ -68,10 +69,19 @@ Result = TypeVar("Result")
 class Receiver:
     """One connection after the other, one database. `health` says whether the outlet's database can be reached."""
 
-    def __init__(self, applier: Applier, outlet: str, health: Health) -> None:
+    def __init__(
+        self, applier: Applier, outlet: str, instance: str, standing: Callable[[], Standing], health: Health
+    ) -> None:
+        """`instance`: made up by the process at its start. `standing` asks the database."""
         self._applier = applier
         self._outlet = outlet
+        self._instance = instance
+        self._standing = standing
         self._health = health
+        self.told: Standing | None = None
+        """As it stood at the last hello."""
+        self.executed = 0
+        """The greatest sequence of the ledger, as far as the hub was told."""
         self._stopped = threading.Event()
         self._waiting: list[quarantine.Quarantined] = []
         self._not_before: dict[int, float] = {}
@@ -93,15 +103,21 @@ class Receiver:
         self._deliveries.put_nowait(None)
 
     async def hello(self) -> Hello:
+        self.told = standing = await asyncio.to_thread(self._insist, lambda _: self._standing())
         sequence, digest = await asyncio.to_thread(self._insist, lambda _: self._applier.position())
+        self.executed = sequence
         return Hello(
             protocol=PROTOCOL_VERSION,
             role=Role.APPLIER,
             outlet=self._outlet,
-            epoch="",
+            epoch=standing.epoch,
             position=sequence,
             digest=digest or GENESIS,
             software="subak",
+            instance=self._instance,
+            time=standing.time,
+            stored=standing.stored,
+            source=standing.source,
         )
 
     async def run(self, channel: Channel, welcome: Welcome) -> None:
@@ -162,6 +178,7 @@ class Receiver:
             group = [item, *_more(deliveries, item[0])]
             for (delivery, _), outcome in zip(group, await asyncio.to_thread(self._apply, group), strict=True):
                 await channel.send(Executed(delivery.sequence, outcome.conflicts, outcome.quarantined, outcome.told))
+                self.executed = delivery.sequence
                 reach("applier.after_executed_sent")
                 if outcome.quarantined:
                     self._waiting = await asyncio.to_thread(self._insist, lambda _: self._applier.waiting())

@@ -117,6 +117,15 @@ def _joined(parts: list[Unit]) -> Unit:
     return Unit("", array("q", sorted(chain.from_iterable(unit.ids for unit in parts))))
 
 
+def admitted(found: Sequence[Unit], ahead: frozenset[int]) -> Sequence[Unit]:
+    """The units before the first one with a row that is `ahead` (of the time): that one and all after it are held, since any of
+    them may depend on it."""
+    if not ahead:
+        return found
+    first = next((place for place, unit in enumerate(found) if not ahead.isdisjoint(unit.ids)), len(found))
+    return found[:first]
+
+
 def batches(
     transactions: Iterable[Read], max_rows: int = MAX_ROWS, max_bytes: int = MAX_BYTES
 ) -> Iterator[tuple[Read, ...]]:

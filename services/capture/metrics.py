@@ -15,3 +15,7 @@ OLDEST = Gauge(
     "subak_capture_oldest_unexported_seconds", "Age of the oldest change that the hub has not confirmed; 0: none"
 )
 REFUSED_TABLES = Gauge("subak_capture_refused_tables", "Tables asked for that cannot be synchronised")
+CLOCK_SKEW = Gauge("subak_capture_clock_skew_seconds", "The hub's clock less that of the outlet's database")
+HELD = Gauge(
+    "subak_capture_held_changes", "Changes that wait for a clock: one of them is stamped too far ahead of the hub's"
+)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from services.capture import reading, state, storing
-from services.capture.cutting import Read, batches, units
+from services.capture.cutting import Read, admitted, batches, units
 from services.capture.database import Database
 from services.capture.state import Position
 from services.kernel.change import Op
@@ -38,8 +38,19 @@ class Cut(NamedTuple):
     bytes: int
 
 
+class Known(NamedTuple):
+    """All that was committed here before delivery `seen` was executed is in the batches up to `number` of the epoch."""
+
+    number: int
+    seen: int
+
+
 class Cutter:
-    """Cuts what waits. One thread at a time."""
+    """Cuts what waits. One thread at a time.
+
+    `held`: the changes that the last poll left, since they, or one before them, are stamped after what `limit` gave. `known`: what
+    the last poll with `looking` found to be cut; None when it cut less than it saw.
+    """
 
     def __init__(
         self,
@@ -49,8 +60,10 @@ class Cutter:
         clock: Callable[[], int],
         done: Callable[[Cut], None],
         stopping: Callable[[], bool],
+        limit: Callable[[], int | None] = lambda: None,
     ) -> None:
-        """`clock` gives µs since 1970 UTC; `done` is told of each batch, in the polling thread; `stopping` is asked after it."""
+        """`clock` gives µs since 1970 UTC; `done` is told of each batch, in the polling thread; `stopping` is asked after it;
+        `limit` gives the time (in the same µs) that no stamp may be after, or None."""
         self._database = database
         self._images = reading.Images(database)
         self._outlet = outlet
@@ -58,7 +71,10 @@ class Cutter:
         self._clock = clock
         self._done = done
         self._stopping = stopping
+        self._limit = limit
         self._last: Position | None = None
+        self.held = 0
+        self.known: Known | None = None
 
     def open(self) -> Position:
         """The last batch that was cut. Begins the epoch when there is none."""
@@ -66,19 +82,37 @@ class Cutter:
             self._last = state.open_position(connection, self._new_epoch)
         return self._last
 
-    def poll(self) -> int:
-        """Cuts what one snapshot shows to wait; the number of changes. Raises TransientError or PermanentError."""
+    def poll(self, looking: bool = False) -> int:
+        """Cuts what one snapshot shows to wait; the number of changes. Raises TransientError or PermanentError.
+
+        `looking`: besides, whether the database is still at the batch that was cut last, and how far its applier has come.
+        """
         last = self._last or self.open()
         self._last = None  # an error leaves open whether the last commit happened: then it is read again
+        self.known, seen, limit = None, 0, self._limit()
         with self._database.snapshot() as connection:
+            if looking:
+                if state.position_of(state.read(connection)) != last:
+                    raise state.another_capture()
+                seen = reading.executed(
+                    connection, self._database.dialect
+                )  # before the rows: what was committed by then is among them
             found = units(reading.waiting(connection, self._database.dialect))
-        reads = reading.transactions(found, self._images, self._outlet, self._wire_image)
+            ahead = frozenset[int]()
+            if limit is not None:
+                ahead = reading.ahead(connection, self._database.dialect, limit)
+        ready = admitted(found, ahead)
+        self.held = sum(len(unit.ids) for unit in found[len(ready) :])
+        reads = reading.transactions(ready, self._images, self._outlet, self._wire_image)
         changes = 0
         for batch in batches(reads):
             last = self._store(last, batch)
             changes += sum(len(read.ids) for read in batch)
             if self._stopping():
                 break
+        else:
+            if looking and not self.held:
+                self.known = Known(last.number, seen)
         self._last = last
         return changes
 

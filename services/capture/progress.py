@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 
 from services.capture import metrics
-from services.capture.polling import Cut
+from services.capture.polling import Cut, Known
 from services.capture.state import Position
 
 
 class Progress:
-    def __init__(self, cut: Position, stored: int) -> None:
-        """`stored`: the greatest number whose rows are marked."""
+    def __init__(self, cut: Position, stored: int, catching_up: bool = False) -> None:
+        """`stored`: the greatest number whose rows are marked. `catching_up`: nothing is cut until the hub says welcome."""
         self.cut = cut
         self.stored = stored
+        self.catching_up = catching_up
+        self.known: Known | None = None
         self.news = asyncio.Event()
-        """Set whenever a batch has been cut."""
+        """Set whenever there may be something to send."""
         self._show()
 
     def has_cut(self, cut: Cut) -> None:
@@ -31,6 +33,13 @@ class Progress:
         metrics.STORED.inc(max(0, number - self.stored))
         self.stored = max(self.stored, number)
         self._show()
+        self.news.set()
+
+    def knows(self, known: Known) -> None:
+        """Of what is known only the newest is told, once its batches are stored: one that waits for that is kept."""
+        if self.known is None or self.known.number <= self.stored:
+            self.known = known
+            self.news.set()
 
     def _show(self) -> None:
         metrics.WAITING.set(self.cut.number - self.stored)

@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import Connection, Select, select
+from sqlalchemy import Connection, FromClause, Select, func, select
 
 from services.capture.cutting import MAX_BYTES, Read, Unit, Waiting, agreed, consecutive
 from services.capture.database import Database
 from services.kernel.change import Change, Op, Stamp, Transaction
 from services.kernel.dialects import Dialect
 from services.kernel.errors import TransientError
-from services.kernel.schema import CLOUD_QUERY
+from services.kernel.schema import CLOUD_QUERY, LEDGER
 
 READ_ROWS = 1_000
 """Ids named in one statement: a list that every engine's planner still turns into look-ups by primary key."""
@@ -61,6 +61,31 @@ def _scan(connection: Connection, query: Select[Any]) -> Iterator[Waiting]:
     with connection.execute(query, execution_options={"stream_results": True, "yield_per": READ_ROWS}) as rows:
         for row_id, transaction, session in rows:
             yield Waiting(row_id, transaction, session)
+
+
+def ahead(connection: Connection, dialect: Dialect, limit: int) -> frozenset[int]:
+    """The rows that wait and were stamped by a clock that is ahead: after `limit`, in µs since 1970 UTC.
+
+    Not those whose stamp was only pushed past that of the version they overwrote: that one is out in the world, or is one of these.
+    Asked after `waiting`, in the same snapshot where there is one: it then knows all rows that `waiting` gave.
+    """
+    query = select(CLOUD_QUERY.c.Id).where(
+        CLOUD_QUERY.c.Stamp > limit,
+        CLOUD_QUERY.c.Stamp > CLOUD_QUERY.c.BaseStamp + 1,
+        CLOUD_QUERY.c.ExportFlag == 0,
+        CLOUD_QUERY.c.BatchNumber.is_(None),
+    )
+    return frozenset(connection.scalars(_waiting_for_nobody(connection, dialect, query, CLOUD_QUERY)))
+
+
+def executed(connection: Connection, dialect: Dialect) -> int:
+    """The greatest sequence in the ledger, 0 when there is none."""
+    query = select(func.max(LEDGER.c.Sequence))
+    return connection.scalar(_waiting_for_nobody(connection, dialect, query, LEDGER)) or 0
+
+
+def _waiting_for_nobody(connection: Connection, dialect: Dialect, query: Select[Any], here: FromClause) -> Select[Any]:
+    return query if dialect.scans_a_snapshot(connection) else dialect.passing(query, here)
 
 
 class Images:

@@ -10,7 +10,7 @@ from itertools import chain, islice
 from typing import NamedTuple
 
 from msgspec.structs import replace
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, delete, insert, select, update
 
 from services.capture import state
 from services.capture.cutting import Read, consecutive
@@ -119,6 +119,22 @@ def last_stored(connection: Connection, epoch: str) -> int:
     """The greatest number whose rows are marked. All before it are, since `stored` comes in the order of numbers."""
     marked = select(BATCH.c.Number).where(BATCH.c.Epoch == epoch, BATCH.c.StoredAt.is_not(None))
     return connection.scalar(marked.order_by(BATCH.c.Number.desc()).limit(1)) or 0
+
+
+def dissolve(connection: Connection, epoch: str) -> bool:
+    """Undoes one batch of an epoch other than `epoch` that the hub has not stored: its rows wait again. False when there is none.
+
+    Only while nothing is cut under `epoch` yet: CloudQuery names a batch by its number alone.
+    """
+    unstored = select(BATCH.c.Epoch, BATCH.c.Number).where(BATCH.c.Epoch != epoch, BATCH.c.StoredAt.is_(None))
+    one = connection.execute(unstored.order_by(BATCH.c.Number).limit(1)).first()
+    if one is None:
+        return False
+    cut_then = (CLOUD_QUERY.c.ExportFlag == 0) & (CLOUD_QUERY.c.BatchNumber == one.Number)
+    connection.execute(update(CLOUD_QUERY).where(cut_then).values(BatchNumber=None))
+    for table in (BATCH_PART, BATCH):
+        connection.execute(delete(table).where(table.c.Epoch == one.Epoch, table.c.Number == one.Number))
+    return True
 
 
 def headers(connection: Connection, epoch: str, after: int) -> list[Header]:

@@ -1,16 +1,42 @@
-"""`subak outlet`: the outlets that the hub knows."""
+"""`subak outlet`: the outlets that the hub knows; and what is done to one outlet's database when no service runs on it."""
 
 from __future__ import annotations
 
+import secrets
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Annotated
 
 import typer
+from sqlalchemy import Engine
 
-from services.cli.console import console, grid, instant, moment, print_json
-from services.cli.databases import hub_to_change, hub_to_read, hub_url
+from services.capture import adopting, restamping
+from services.capture.sending import EPOCH_BYTES
+from services.cli.console import console, counted, grid, instant, moment, print_json
+from services.cli.databases import (
+    hub_to_change,
+    hub_to_read,
+    hub_url,
+    now,
+    opened,
+    outlet_settings,
+    require_prepared,
+)
 from services.hub import administration
+from services.kernel.dialects import Dialect, Lease, Purpose
+from services.kernel.errors import PermanentError
 
-app = typer.Typer(help="The outlets that the hub knows (SUBAK_HUB_DATABASE_URL).", no_args_is_help=True)
+app = typer.Typer(
+    help="The outlets that the hub knows (SUBAK_HUB_DATABASE_URL); adopt, restamp: an outlet's database (SUBAK_DATABASE_URL).",
+    no_args_is_help=True,
+)
+
+KEEP_SECONDS = 5.0
+"""A third of the time after which a server takes a silent session for dead."""
+
+ROLES = ("capture", "applier")
+"""Of the services whose leases say that they run."""
 
 Name = Annotated[str, typer.Argument(metavar="NAME")]
 Outlet = Annotated[str, typer.Argument(metavar="OUTLET")]
@@ -85,3 +111,103 @@ def unignore(outlet: Outlet, origin: Origin) -> None:
     with hub_to_change(hub_url()) as engine:
         administration.unignore(engine, outlet, origin)
     console.print(f"{outlet} takes from {origin} again, from now on.", markup=False)
+
+
+@app.command()
+def adopt(
+    name: Name,
+    keys_from: Annotated[
+        int | None, typer.Option(min=1, help="Let generated keys go on from this number: this outlet's own range.")
+    ] = None,
+) -> None:
+    """Make SUBAK_DATABASE_URL, a copy of another outlet's database, the database of outlet NAME.
+
+    Before anything writes to the copy. Afterwards start its services with SUBAK_OUTLET=NAME; the hub sends what came since.
+    """
+    settings = outlet_settings()
+    with _at_rest() as (engine, dialect):
+        adopted = adopting.adopt(engine, dialect, settings.tables, name, secrets.token_hex(EPOCH_BYTES), now())
+        for refusal in adopted.triggers.refusals:
+            console.print(f"refused: {refusal.table}: {refusal.what} {refusal.todo}", style="yellow", markup=False)
+        if keys_from is not None:
+            _set_keys(engine, dialect, settings.tables, keys_from)
+    if adopted.waiting:
+        console.print(
+            f"{counted(adopted.waiting, 'change')} {adopted.source} has yet to send; it does so itself.", markup=False
+        )
+    console.print(f"This database, a copy of {adopted.source}'s, is {name}'s now.", markup=False)
+    console.print(
+        f"Let it in with `subak outlet add {name}` at the hub, and start its services with SUBAK_OUTLET={name}.",
+        markup=False,
+    )
+
+
+def _set_keys(engine: Engine, dialect: Dialect, patterns: tuple[str, ...], first: int) -> None:
+    with engine.connect() as connection:
+        tables = dialect.catalogue(connection, patterns).tables
+        connection.rollback()
+        for table in tables:
+            if not any(column.generated for column in table.columns):
+                continue
+            given = dialect.keys_from(connection, table, first)
+            connection.commit()
+            if given is None:
+                told = f"{table.name}: its next key is the greatest there is plus one, whatever is asked for: declare it AUTOINCREMENT."
+            elif given != first:
+                told = f"{table.name}: keys go on from {given}, since greater ones than {first} are here."
+            else:
+                continue
+            console.print(told, style="yellow", markup=False)
+
+
+@app.command()
+def restamp() -> None:
+    """Take back the stamps that a clock ahead has given to changes at SUBAK_DATABASE_URL which nobody else has seen yet.
+
+    After that clock has been set right: the database's clock counts.
+    """
+    settings = outlet_settings()
+    with _at_rest() as (engine, dialect):
+        with engine.connect() as connection:
+            require_prepared(connection, settings.database_url)
+        done = restamping.restamp(engine, dialect, int(settings.clock_limit * 1e6))
+    console.print(f"{counted(done.changes, 'change')} stamped anew.")
+    if done.left:
+        console.print(
+            f"{counted(done.left, 'change')} ahead still: a change of the same row that is out already has such a stamp.",
+            style="yellow",
+        )
+
+
+@contextmanager
+def _at_rest() -> Iterator[tuple[Engine, Dialect]]:
+    """An outlet's database on which no service of Subak's runs, or begins to. Raises PermanentError `running`."""
+    settings = outlet_settings()
+    with opened(settings.database_url, Purpose.WRITE) as (engine, dialect), ExitStack() as ends:
+        for role in ROLES:
+            lease = dialect.lease(settings.database_url, role)
+            if lease is None:
+                raise PermanentError(
+                    "running", f"This outlet's {role} is running.", "Stop its capture and its applier first."
+                )
+            ends.callback(lease.release)
+            ends.callback(_kept(lease))
+        yield engine, dialect
+
+
+def _kept(lease: Lease) -> Callable[[], None]:
+    """Has the lease looked after in a thread, since a server takes back that of a session that says nothing; ends that."""
+    over = threading.Event()
+
+    def keep() -> None:
+        while not over.wait(KEEP_SECONDS):
+            lease.holds()
+
+    thread = threading.Thread(target=keep, name="lease", daemon=True)
+    thread.start()
+
+    def end() -> None:
+        over.set()
+        thread.join()
+
+    return end

@@ -13,6 +13,8 @@ from sqlalchemy import Connection, Engine, and_, func, select
 
 from services.applier.purging import conflicts_forgotten
 from services.applier.quarantine import differing
+from services.capture.reading import ahead
+from services.capture.state import CLOCK_SKEW
 from services.cli.console import console, grid, instant, print_json
 from services.cli.databases import (
     concerns_hub,
@@ -27,7 +29,9 @@ from services.cli.databases import (
 from services.hub import administration
 from services.hub.administration import HubState
 from services.hub.limits import WARNING_RATIO
+from services.kernel.dialects import dialect_for
 from services.kernel.schema import BATCH, CLOUD_QUERY, CONFLICT, LEDGER, QUARANTINE
+from services.kernel.settings import CLOCK_LIMIT_SECONDS
 
 ANSWER_SECONDS = 2.0
 """A hub that does not take a connection by then has failed."""
@@ -49,10 +53,10 @@ def command(as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")]
             document = hub_status(engine, _answers(os.environ.get("SUBAK_HUB_LISTEN", "")))
         print_json(document) if as_json else _render_hub(document)
     else:
-        url = outlet_settings().database_url
-        with connected(url) as (connection, _):
-            require_prepared(connection, url)
-            document = outlet_status(connection, now())
+        settings = outlet_settings()
+        with connected(settings.database_url) as (connection, _):
+            require_prepared(connection, settings.database_url)
+            document = outlet_status(connection, now(), settings.clock_limit)
         print_json(document) if as_json else _render_outlet(document)
 
 
@@ -104,8 +108,12 @@ def hub_status(engine: Engine, answers: bool | None) -> dict[str, Any]:
     return {"hub": state.value, "outlets": outlets, "tables_that_differ": tables}
 
 
-def outlet_status(connection: Connection, now: int) -> dict[str, Any]:
-    """An outlet's own view. Ages in seconds."""
+def outlet_status(connection: Connection, now: int, clock_limit: float = CLOCK_LIMIT_SECONDS) -> dict[str, Any]:
+    """An outlet's own view. Ages in seconds; `now` in µs. `clock_skew_seconds`: the hub's clock less the database's, as capture found
+    it last; `changes_ahead`: what waits because it is stamped more than `clock_limit` seconds ahead of the hub's clock."""
+    dialect = dialect_for(connection.engine.url)
+    limit = dialect.now(connection) + int(clock_limit * 1e6)
+    skew = int(state(connection, CLOCK_SKEW) or 0)
     own = connection.execute(
         select(func.count().label("Waiting"), func.min(CLOUD_QUERY.c.Stamp).label("Oldest")).where(
             CLOUD_QUERY.c.ExportFlag == 0
@@ -117,6 +125,8 @@ def outlet_status(connection: Connection, now: int) -> dict[str, Any]:
         "outlet": state(connection, "outlet"),
         "changes_waiting": own.Waiting,
         "oldest_seconds": round(max(0, now - own.Oldest) / 1e6, 1) if own.Waiting else 0.0,
+        "changes_ahead": len(ahead(connection, dialect, limit + skew)),
+        "clock_skew_seconds": round(skew / 1e6, 3),
         "batches_unconfirmed": connection.scalar(
             select(func.count()).select_from(BATCH).where(and_(BATCH.c.StoredAt.is_(None), BATCH.c.Epoch == epoch))
         ),
@@ -193,6 +203,7 @@ def _render_outlet(document: dict[str, Any]) -> None:
         ["outlet", document["outlet"] or "-"],
         ["own changes waiting", str(document["changes_waiting"])],
         ["oldest of them", f"{document['oldest_seconds']} s" if document["changes_waiting"] else "-"],
+        ["ahead of the hub's clock", str(document["changes_ahead"])],
         ["batches not yet confirmed", str(document["batches_unconfirmed"])],
         ["last applied", f"{last['changes']} changes of {last['origin']}, {last['at']}" if last else "-"],
         ["quarantined", str(document["quarantined"])],
@@ -202,3 +213,9 @@ def _render_outlet(document: dict[str, Any]) -> None:
     console.print(grid(["", ""], rows))
     if document["quarantined"]:
         console.print("Quarantined: run `subak quarantine list`.", style="yellow")
+    if document["changes_ahead"]:
+        console.print(
+            "Changes are held: stamped too far ahead of the hub's clock. Set the database's clock right, stop both services, run"
+            " `subak outlet restamp`.",
+            style="yellow",
+        )

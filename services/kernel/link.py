@@ -34,6 +34,12 @@ BACKLOG = 512
 PASSING = frozenset({"stopping", "failed"})
 """Refusals for which nobody must act: the hub comes back by itself."""
 
+IN_LINE = frozenset({"standby", "catching_up"})
+"""Refusals that end by themselves: another process has this outlet's role, or this outlet's applier must come so far first."""
+
+IN_LINE_SECONDS = 2.0
+"""How soon the hub is asked again after those: this is how long nobody may serve when the other process dies."""
+
 NO_WELCOME = (
     "The hub's log says why. Check that TLS is on at both ends, or off at both, and that this service's certificate is valid"
     " today and comes from the hub's authority."
@@ -166,6 +172,12 @@ class _Keeper:
             elif tries < FIRST_TRIES:
                 log.warning("no link with the hub", tries=tries, again_in=round(pause, 1), **facts)
             return pause
+        if error.code in IN_LINE:
+            if error.code != self._told:
+                self._told = error.code
+                log.info("the hub lets this service wait", again_in=IN_LINE_SECONDS, **facts)
+            self._health.link = f"{error.code}: {error.what}"
+            return IN_LINE_SECONDS
         if isinstance(error, RefusedError) and self._refused is not None and await self._refused(error):
             return 0.0
         pause = self._pauses.after_refusal()

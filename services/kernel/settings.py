@@ -158,6 +158,10 @@ PolicyFile = Annotated[Path, BeforeValidator(_policy_file)]
 KeepDays = Annotated[float, BeforeValidator(at_least(0, "7"))]
 OfflineDays = Annotated[float, BeforeValidator(at_least(0.001, "30"))]
 OfflineBytes = Annotated[int, BeforeValidator(lambda text: int(at_least(1, "10737418240")(text)))]
+ClockLimit = Annotated[float, BeforeValidator(at_least(0.1, "5"))]
+
+CLOCK_LIMIT_SECONDS = 5.0
+"""How far ahead of the hub's clock a stamp may be: more than what clocks that are kept by NTP, and a slow link, differ by."""
 
 
 class Settings(BaseModel):
@@ -199,10 +203,16 @@ class HubSettings(HubDatabaseSettings):
 
 
 class OutletDatabaseSettings(Settings):
-    variables = {"outlet": "SUBAK_OUTLET", "database_url": "SUBAK_DATABASE_URL", "tables": "SUBAK_TABLES"}
+    variables = {
+        "outlet": "SUBAK_OUTLET",
+        "database_url": "SUBAK_DATABASE_URL",
+        "tables": "SUBAK_TABLES",
+        "clock_limit": "SUBAK_CLOCK_LIMIT",
+    }
     outlet: Outlet | None = None
     database_url: DatabaseUrl
     tables: Globs = ("*",)
+    clock_limit: ClockLimit = CLOCK_LIMIT_SECONDS
 
 
 class OutletSettings(Settings):
@@ -216,6 +226,7 @@ class OutletSettings(Settings):
     hub: DialledAddress
     database_url: DatabaseUrl
     tables: Globs = ("*",)
+    clock_limit: ClockLimit = CLOCK_LIMIT_SECONDS
     metrics_listen: ListenAddress | None = None
     tls: TlsSettings | None = None
 

@@ -295,7 +295,7 @@ def test_a_second_capture_is_fenced_off(outlet: Outlet) -> None:
     outlet.execute(product(2))
     with pytest.raises(PermanentError) as raised:
         two.poll()
-    assert raised.value.code == "another_capture" and "stop the other" in raised.value.todo
+    assert raised.value.code == "another_capture" and "another capture" in raised.value.what
     assert one.poll() == 1
     assert outlet.row_keys() == [[["1"]], [["2"]]]
 

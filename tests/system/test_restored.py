@@ -94,6 +94,7 @@ def policy(scratch_path: Path) -> Path:
 
 def _started(make_network: MakeNetwork, policy: Path, mix: str, hub: str = "sqlite") -> Company:
     network = make_network(MIXES[mix], SCHEMA, ROWS, hub=hub, environment={"SUBAK_POLICY_FILE": str(policy)})
+    network.settle()  # what is written before an outlet has the conflict rules is not under them
     company = Company(network)
     for name in network.outlets:
         company.sell(name, 3)

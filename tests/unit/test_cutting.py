@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.capture.cutting import Read, Unit, Waiting, agreed, batches, consecutive, units
+from services.capture.cutting import Read, Unit, Waiting, admitted, agreed, batches, consecutive, units
 from services.kernel.change import Transaction
 
 
@@ -131,6 +131,55 @@ def test_order_fits_every_dependency_and_no_transaction_is_torn(exact: bool, ste
             assert where[earlier] < where[later]
     for unit in order:
         assert list(unit.ids) == sorted(unit.ids)
+
+
+@settings(max_examples=3000, deadline=None)
+@given(
+    exact=st.booleans(),
+    steps=st.lists(STEP, max_size=60),
+    fast=st.sets(st.integers(1, 40), max_size=6),
+    right_at=st.integers(0, 60),
+)
+def test_nothing_that_is_held_is_overtaken_by_what_depends_on_it(
+    exact: bool, steps: list[tuple[str, int, int]], fast: set[int], right_at: int
+) -> None:
+    """`fast`: the rows that a clock ahead has stamped, until step `right_at`, when that time has come."""
+    database = Database(exact)
+    cut: set[int] = set()
+    place: dict[int, int] = {}
+
+    def poll(ahead: frozenset[int]) -> None:
+        found = units(database.waiting(cut))
+        ready = admitted(found, ahead)
+        assert all(ahead.isdisjoint(unit.ids) for unit in ready)
+        assert ready == found[: len(ready)] and (
+            len(ready) == len(found) or not ahead.isdisjoint(found[len(ready)].ids)
+        )
+        for unit in ready:
+            place.update(dict.fromkeys(unit.ids, len(place)))
+            cut.update(unit.ids)
+
+    for step, (kind, number, resource) in enumerate(steps):
+        if kind.startswith("write"):
+            database.write(number, resource)
+            if kind == "write_and_commit":
+                database.commit(number)
+        elif kind == "commit":
+            database.commit(number)
+        elif kind == "roll_back":
+            database.roll_back(number)
+        else:
+            poll(frozenset(fast) if step < right_at else frozenset())
+    for session in list(database.open):
+        database.commit(session)
+    poll(frozenset())
+
+    assert set(place) == {row_id for transaction in database.visible for row_id in database.written[transaction]}
+    for earlier, later in database.depends:
+        rows = database.written[earlier], database.written[later]
+        first, second = ({place[row_id] for row_id in ids} for ids in rows)
+        assert len(first) == len(second) == 1, "a transaction was torn"
+        assert first <= second or max(first) < min(second), "a held transaction was overtaken"
 
 
 def test_a_slice_that_would_be_a_cycle_is_one_unit() -> None:

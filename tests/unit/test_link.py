@@ -574,6 +574,33 @@ def test_a_refusal_that_something_was_done_about_is_followed_by_another_try() ->
     talk(conversation)
 
 
+@pytest.mark.parametrize("code", ["standby", "catching_up"])
+def test_who_must_wait_its_turn_asks_again_soon_and_tells_it_once(code: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link, "IN_LINE_SECONDS", 0.02)
+    asked = 0
+
+    async def handle(channel: Channel) -> None:
+        nonlocal asked
+        asked += 1
+        if asked < 5:
+            raise ProtocolError(code, "Somebody else first.")
+        await welcoming(channel)
+
+    async def conversation() -> None:
+        async with hub(handle) as address:
+            keeping = Keeping(address)
+            await until(lambda: asked == 3)
+            assert keeping.health.link.startswith(code) and not keeping.ready
+            await until(lambda: keeping.links == 1 and keeping.ready)
+            await keeping.end()
+            assert keeping.refusals == []
+
+    with capture_logs() as logs:
+        talk(conversation)
+    told = [line for line in logs if line.get("code") == code and "wait" in line["event"]]
+    assert [line["log_level"] for line in told] == ["info"]
+
+
 def test_what_is_no_error_of_ours_is_raised() -> None:
     async def conversation() -> None:
         async def hello() -> Hello:

@@ -58,6 +58,13 @@ def test_what_an_outlet_is_given() -> None:
     )
 
 
+def test_how_far_ahead_a_clock_may_be() -> None:
+    assert load(OutletSettings, OUTLET).clock_limit == load(OutletDatabaseSettings, OUTLET).clock_limit == 5.0
+    assert load(OutletSettings, {**OUTLET, "SUBAK_CLOCK_LIMIT": "0.5"}).clock_limit == 0.5
+    for wrong in ("0", "-1", "inf", "nan", "soon"):
+        assert set(faults(OutletSettings, {**OUTLET, "SUBAK_CLOCK_LIMIT": wrong})) == {"SUBAK_CLOCK_LIMIT"}
+
+
 def test_sql_server_is_for_outlets_only() -> None:
     url = "mssql+pyodbc://u:secret@h/d"
     assert load(OutletSettings, {**OUTLET, "SUBAK_DATABASE_URL": url}).database_url.get_backend_name() == "mssql"

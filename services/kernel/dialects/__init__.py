@@ -40,6 +40,15 @@ class Trigger:
     sql: str
 
 
+class Lease(Protocol):
+    """What one process at a time has of a database. It goes with the process, or with its connection to the database."""
+
+    def holds(self) -> bool:
+        """Whether it is still ours, as the database says now; False when it does not answer."""
+
+    def release(self) -> None: ...
+
+
 class Dialect(Protocol):
     @property
     def name(self) -> str:
@@ -70,6 +79,12 @@ class Dialect(Protocol):
 
     def server(self, connection: Connection) -> str:
         """Product and version, for people: 'MariaDB 10.11.6'."""
+
+    def now(self, connection: Connection) -> int:
+        """The database's clock, from which the triggers take their stamps: µs since 1970 UTC."""
+
+    def lease(self, url: URL, role: str) -> Lease | None:
+        """The lease named `role` of the database at `url`; None while another process has it. Raises what the driver raises."""
 
     def scans_a_snapshot(self, connection: Connection) -> bool:
         """Whether one SELECT on this connection (of Purpose.READ) sees one moment: no transaction in part, and waits for nobody."""
@@ -120,6 +135,10 @@ class Dialect(Protocol):
 
     def inserting(self, connection: Connection, table: Table) -> AbstractContextManager[None]:
         """Around INSERTs that give generated keys themselves: the generator goes on afterwards where it stood."""
+
+    def keys_from(self, connection: Connection, table: Table, first: int) -> int | None:
+        """Lets the table's generator give `first` next, or the first one after it that it can give, which is returned. None: it has
+        none that can be set. MySQL and MariaDB commit `connection`."""
 
     def image_sql(self, table: Table, alias: str) -> str:
         """An SQL expression: the JSON image of the row `alias` (NEW, OLD, or a table alias) of `table`; `wire_image` finishes it.

@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, FromClause, Select
 from sqlalchemy.engine import URL
 
 from services.kernel.catalogue import Catalogue, Column, Table
-from services.kernel.dialects import Purpose, Trigger
+from services.kernel.dialects import Lease, Purpose, Trigger
 from services.kernel.dialects.mssql import (
     binding,
     catalogue,
@@ -18,6 +18,7 @@ from services.kernel.dialects.mssql import (
     errors,
     expressions,
     identity,
+    lease,
     rights,
     server,
     triggers,
@@ -42,6 +43,12 @@ class Mssql:
 
     def server(self, connection: Connection) -> str:
         return server.product(connection)
+
+    def now(self, connection: Connection) -> int:
+        return int(connection.exec_driver_sql(f"SELECT {triggers.NOW}").scalar_one())
+
+    def lease(self, url: URL, role: str) -> Lease | None:
+        return lease.take(url, role)
 
     def scans_a_snapshot(self, connection: Connection) -> bool:
         return bool(connection.info.get(connecting.SNAPSHOTS))
@@ -86,6 +93,9 @@ class Mssql:
 
     def inserting(self, connection: Connection, table: Table) -> AbstractContextManager[None]:
         return identity.inserting(connection, table)
+
+    def keys_from(self, connection: Connection, table: Table, first: int) -> int | None:
+        return identity.keys_from(connection, table, first)
 
     def image_sql(self, table: Table, alias: str) -> str:
         return expressions.image_sql(table, alias)

@@ -69,6 +69,19 @@ def inserting(connection: Connection, table: Table) -> Iterator[None]:
     _set_back(execute, name, generators)
 
 
+def keys_from(connection: Connection, table: Table, first: int) -> int | None:
+    """See `Dialect.keys_from`. Keys that are taken from there on are passed over."""
+    if not any(column.generated for column in table.columns):
+        return None
+    name = relation(table)
+    execute = connection.exec_driver_sql
+    _lock(execute, name)
+    found = _generator(execute, name)
+    before = _unused(execute, name, found, first - found.increment)
+    _reseed(execute, name, before if _is_used(execute, name) else before + found.increment)
+    return before + found.increment
+
+
 def _set_back(execute: Execute, name: str, generators: dict[str, _Moved]) -> None:
     execute(f"SET IDENTITY_INSERT {name} OFF")
     found = _generator(execute, name)
@@ -104,6 +117,12 @@ def _generator(execute: Execute, name: str) -> _Generator:
     )
     column, last, current, increment = execute(query).fetchone()
     return _Generator(column, int(current - increment if last is None else last), int(increment))
+
+
+def _is_used(execute: Execute, name: str) -> bool:
+    """Whether it has given a value yet: the one that a generator is set to is the last one given, or else the first to give."""
+    query = f"SELECT last_value FROM sys.identity_columns WHERE object_id = OBJECT_ID({literal(name)})"  # noqa: S608 - local catalogue
+    return execute(query).fetchone()[0] is not None
 
 
 def _unused(execute: Execute, name: str, found: _Generator, before: int) -> int:

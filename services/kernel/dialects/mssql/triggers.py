@@ -17,6 +17,9 @@ from services.kernel.dialects.template import PREFIX, render, trigger_name
 
 EVENTS = ("INSERT", "UPDATE", "DELETE")
 
+NOW = "DATEDIFF_BIG(MICROSECOND, '1970-01-01', SYSUTCDATETIME())"
+"""Microseconds since 1970 UTC."""
+
 _DIGEST = re.compile(r"BEGIN /\* Subak ([0-9a-f]{16}) \*/")
 
 
@@ -35,7 +38,7 @@ def rendered(table: Table, outlet: str, last_column: int, transaction_name: str)
         "table_name": literal(table.name),
         "outlet": literal(outlet),
         "mark": MARK,
-        "now": "DATEDIFF_BIG(MICROSECOND, '1970-01-01', SYSUTCDATETIME())",
+        "now": NOW,
         "transaction_name": transaction_name,
         "key": key_sql(table, "r"),
         "image": image_sql(table, "r"),

@@ -11,8 +11,18 @@ from sqlalchemy import ColumnElement, Connection, Engine, FromClause, Select, li
 from sqlalchemy.engine import URL
 
 from services.kernel.catalogue import Catalogue, Column, Table
-from services.kernel.dialects import Purpose, Trigger
-from services.kernel.dialects.mysql import binding, catalogue, connecting, errors, expressions, server, triggers
+from services.kernel.dialects import Lease, Purpose, Trigger
+from services.kernel.dialects.mysql import (
+    binding,
+    catalogue,
+    connecting,
+    errors,
+    expressions,
+    generator,
+    lease,
+    server,
+    triggers,
+)
 from services.kernel.dialects.template import statements
 from services.kernel.errors import SubakError
 from services.kernel.values import Value
@@ -37,6 +47,12 @@ class Mysql:
 
     def server(self, connection: Connection) -> str:
         return server.product(connection)
+
+    def now(self, connection: Connection) -> int:
+        return int(connection.exec_driver_sql(f"SELECT {triggers.NOW}").scalar_one())
+
+    def lease(self, url: URL, role: str) -> Lease | None:
+        return lease.take(url, role)
 
     def scans_a_snapshot(self, connection: Connection) -> bool:
         return True
@@ -83,6 +99,9 @@ class Mysql:
 
     def inserting(self, connection: Connection, table: Table) -> AbstractContextManager[None]:
         return nullcontext()  # the server's generators skip what is taken, and stay in their class of the offset
+
+    def keys_from(self, connection: Connection, table: Table, first: int) -> int | None:
+        return generator.keys_from(connection, table, first)
 
     def image_sql(self, table: Table, alias: str) -> str:
         return expressions.image_sql(table, alias)

@@ -10,8 +10,17 @@ from sqlalchemy import ColumnElement, Connection, Engine, FromClause, Select, li
 from sqlalchemy.engine import URL
 
 from services.kernel.catalogue import Catalogue, Column, Table
-from services.kernel.dialects import Purpose, Trigger
-from services.kernel.dialects.sqlite import binding, catalogue, connecting, errors, expressions, triggers
+from services.kernel.dialects import Lease, Purpose, Trigger
+from services.kernel.dialects.sqlite import (
+    binding,
+    catalogue,
+    connecting,
+    errors,
+    expressions,
+    generator,
+    lease,
+    triggers,
+)
 from services.kernel.dialects.template import statements
 from services.kernel.errors import SubakError
 from services.kernel.values import Value
@@ -32,6 +41,12 @@ class Sqlite:
 
     def server(self, connection: Connection) -> str:
         return f"SQLite {connection.exec_driver_sql('SELECT sqlite_version()').scalar()}"
+
+    def now(self, connection: Connection) -> int:
+        return int(connection.exec_driver_sql(f"SELECT {triggers.NOW}").scalar_one())
+
+    def lease(self, url: URL, role: str) -> Lease | None:
+        return lease.take(url, role)
 
     def scans_a_snapshot(self, connection: Connection) -> bool:
         return True
@@ -74,6 +89,9 @@ class Sqlite:
 
     def inserting(self, connection: Connection, table: Table) -> AbstractContextManager[None]:
         return nullcontext()  # SQLite's next rowid is the greatest plus one, whoever gave that
+
+    def keys_from(self, connection: Connection, table: Table, first: int) -> int | None:
+        return generator.keys_from(connection, table, first)
 
     def image_sql(self, table: Table, alias: str) -> str:
         return expressions.image_sql(table, alias)
