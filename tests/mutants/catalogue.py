@@ -41,9 +41,7 @@ ACKNOWLEDGED = (
         self._due.append((batch, early))
         self._connection.wake.set()
 """,
-        (
-            "tests/system/test_hub_protocol.py::test_a_hub_killed_in_the_middle_loses_nothing[hub.before_store_commit-sqlite]",
-        ),
+        ("tests/unit/test_hub_receiving.py",),
     ),
     Mutant(
         "capture marks what it has sent, before it is stored",
