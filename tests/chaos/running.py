@@ -127,6 +127,7 @@ def _run(world: World, seed: int, seconds: float, tell: Tell) -> Result:
         thread.join()
     tell(f"the last fault is over: {journal}")
     world.all_well()
+    tell("every process is ready")
     world.network.settle(SETTLE_SECONDS)
     for watcher in watchers:
         watcher.join()

@@ -19,7 +19,7 @@ ACKNOWLEDGED = (
         "services/applier/receiving.py",
         """\
             for (delivery, _), outcome in zip(group, await asyncio.to_thread(self._apply, group), strict=True):
-                await channel.send(Executed(delivery.sequence, outcome.conflicts, outcome.quarantined))
+                await channel.send(Executed(delivery.sequence, outcome.conflicts, outcome.quarantined, outcome.told))
 """,
         """\
             for delivery, _ in group:
@@ -41,9 +41,7 @@ ACKNOWLEDGED = (
         self._due.append((batch, early))
         self._connection.wake.set()
 """,
-        (
-            "tests/system/test_hub_protocol.py::test_a_hub_killed_in_the_middle_loses_nothing[hub.before_store_commit-sqlite]",
-        ),
+        ("tests/unit/test_hub_receiving.py",),
     ),
     Mutant(
         "capture marks what it has sent, before it is stored",
@@ -112,12 +110,12 @@ ONCE = (
         "the ledger is written outside of the transaction",
         "services/applier/work.py",
         """\
-        self._connection.execute(
-            sa.insert(LEDGER).values(
+    connection.execute(
+        sa.insert(LEDGER).values(
 """,
         """\
-        self._connection.engine.connect().execution_options(isolation_level="AUTOCOMMIT").execute(
-            sa.insert(LEDGER).values(
+    connection.engine.connect().execution_options(isolation_level="AUTOCOMMIT").execute(
+        sa.insert(LEDGER).values(
 """,
         ("tests/contract/test_applier.py::test_what_ends_before_the_commit_leaves_neither_rows_nor_ledger[mariadb]",),
     ),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from services.applier.applying import Applier
 from services.applier.receiving import Receiver
+from services.applier.standing import Standing
 from services.applier.work import Outcome
 from services.kernel.catalogue import Catalogue
 from services.kernel.change import GENESIS
@@ -47,6 +48,7 @@ class Database:
 
     one_writer = False
     catalogue = Catalogue(())
+    misfits: ClassVar[dict[str, str]] = {}
 
     def __init__(self, line: Line) -> None:
         self._line = line
@@ -75,7 +77,8 @@ def test_executed_is_said_after_the_commit_in_order_and_once() -> None:
     async def conversation() -> Database:
         line = Line()
         database = Database(line)
-        receiver = Receiver(cast(Applier, database), "bali", Health(link="up"))
+        standing = Standing(epoch="e", stored=0, source="", sequence=0, time=0)
+        receiver = Receiver(cast(Applier, database), "bali", "1", lambda: standing, Health(link="up"))
         async with asyncio.timeout(LIMIT):
             await receiver.run(cast(Channel, line), Welcome("besakih", 0, GENESIS, []))
         assert line.executed == database.committed == list(range(1, DELIVERIES + 1))
