@@ -82,7 +82,7 @@ class Judge:
         # On an overlay of their own: what is decided does not depend on the order of the writes.
         seen = Overlay(self._view)
         steps: list[Step] = []
-        previous: tuple[Change, Step | None] | None = None
+        half: Step | None = None  # the deletion of a changed key, whose insertion comes next
         for parsed in changes:
             change, table, row = parsed.change, parsed.table, parsed.row
             if reason := self._situation.misfits.get(folded(table.name)):
@@ -101,13 +101,12 @@ class Judge:
                     step = Step(change, table, row, parsed.after, _version(change, change.before))
             if step:
                 wins = decision.verdict is Verdict.WINS
-                if wins and previous and previous[0].paired and previous[1] and change.op is Op.INSERT:
-                    step.pair = previous[1]
-                    previous[1].pair = step
+                if wins and half and half.table == table and change.op is Op.INSERT:
+                    step.pair, half.pair = half, step
                 steps.append(step)
                 seen.write(table, row, step.image)
                 seen.set_version(row, step.version)
-            previous = (change, step if decision.verdict is Verdict.WINS else None)
+            half = step if decision.verdict is Verdict.WINS and change.paired else None
         return steps
 
     def _merged(self, parsed: Parsed, version: Version | None, decision: Decision, seen: Overlay) -> Step | None:

@@ -43,6 +43,7 @@ _IMAGES = select(
     CLOUD_QUERY.c.BaseStamp,
     CLOUD_QUERY.c.BaseOrigin,
     CLOUD_QUERY.c.Paired,
+    CLOUD_QUERY.c.SessionId,
 ).order_by(CLOUD_QUERY.c.Id)
 
 _OPS = {op.value: op for op in Op}
@@ -130,19 +131,37 @@ def transactions(
     """
     ids = ((row_id, position) for position, unit in enumerate(units) for row_id in unit.ids)
     owner: dict[int, int] = {}  # of the ids that are asked for next
-    changes: dict[int, list[Change]] = {}
+    changes: dict[int, list[tuple[int, Change]]] = {}
     sizes: dict[int, int] = {}
     following = 0  # the unit to be given out next
     while following < len(units):
         owner.update(islice(ids, READ_ROWS - len(owner)))
         for row in images(sorted(owner)):
             position = owner.pop(row[0])
-            changes.setdefault(position, []).append(_change(row, outlet, wire_image))
+            changes.setdefault(position, []).append((row[-1], _change(row, outlet, wire_image)))
             sizes[position] = sizes.get(position, 0) + _size(row)
         while following in changes and len(changes[following]) == len(units[following].ids):
             unit = units[following]
-            yield Read(Transaction(unit.label, tuple(changes.pop(following))), unit.ids, sizes.pop(following))
+            yield Read(
+                Transaction(unit.label, tuple(_pairs_kept(changes.pop(following)))), unit.ids, sizes.pop(following)
+            )
             following += 1
+
+
+def _pairs_kept(changes: Iterable[tuple[int, Change]]) -> Iterator[Change]:
+    """The changes of (session, change), each paired deletion right before its insertion, though other sessions took ids in between.
+
+    Those cannot depend on it: the trigger that wrote the pair had not ended, let alone its transaction.
+    """
+    held: dict[int, Change] = {}
+    for session, change in changes:
+        if change.paired:
+            held[session] = change
+            continue
+        if session in held:
+            yield held.pop(session)
+        yield change
+    yield from held.values()
 
 
 def _size(row: Any) -> int:
@@ -150,7 +169,7 @@ def _size(row: Any) -> int:
 
 
 def _change(row: Any, outlet: str, wire_image: WireImage) -> Change:
-    _, table, op, key, before, after, stamp, base_stamp, base_origin, paired = row
+    _, table, op, key, before, after, stamp, base_stamp, base_origin, paired, _ = row
     return Change(
         table,
         _OPS[op],

@@ -385,6 +385,28 @@ def test_a_swap_of_two_unique_values(three: Outlets) -> None:
     assert set(three.same("SELECT sku, code FROM product")) == {("a", "y"), ("b", "x")}
 
 
+def test_half_of_a_changed_key_makes_no_pair_with_another_tables_row(outlet: Make) -> None:
+    """As older captures sent it, when another session's row came between the two halves."""
+    amed, bali = outlet("amed"), outlet("bali")
+    bali.write("INSERT INTO node (id, parent) VALUES (1, NULL)")
+
+    def change(table: str, op: Op, key: str, image: str, paired: bool = False) -> Change:
+        before, after = (image, None) if op is Op.DELETE else (None, image)
+        return Change(table, op, key, before, after, Stamp(2**52, "amed"), NEVER, paired)
+
+    interleaved = Transaction(
+        "",
+        (
+            change("node", Op.DELETE, "1", '{"id":1,"parent":null}', paired=True),
+            change("sale", Op.INSERT, "s", '{"id":"s","sku":"a","n":1}'),
+            change("node", Op.INSERT, "2", '{"id":2,"parent":null}'),
+        ),
+    )
+    assert bali.apply(amed.batch(interleaved), 1).quarantined == []
+    assert bali.read("SELECT id FROM sale") == [("s",)]
+    assert bali.read("SELECT id FROM node") == [(2,)]
+
+
 def test_a_changed_key_is_an_update_of_the_key(three: Outlets) -> None:
     amed, bali, _ = three.outlets
     bali.write("INSERT INTO sale (id, sku, n) VALUES ('s', 'b', 1)")

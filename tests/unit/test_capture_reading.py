@@ -15,7 +15,7 @@ from services.kernel.change import Op, Stamp
 
 
 def row(row_id: int) -> tuple[Any, ...]:
-    return (row_id, "product", "I", f"key {row_id}", None, f"image {row_id}", 1_000 + row_id, 7, "bandung", 0)
+    return (row_id, "product", "I", f"key {row_id}", None, f"image {row_id}", 1_000 + row_id, 7, "bandung", 0, 1)
 
 
 @settings(max_examples=500, deadline=None)
@@ -42,6 +42,22 @@ def test_a_row_becomes_a_change() -> None:
     (change,) = read.transaction.changes
     assert (change.table, change.op, change.before, change.after) == ("product", Op.INSERT, None, "IMAGE 5")
     assert (change.stamp, change.base, change.paired) == (Stamp(1_005, "jakarta"), Stamp(7, "bandung"), False)
+
+
+def test_a_changed_key_stays_a_pair_though_sessions_interleave() -> None:
+    """An auto-increment gives ids as they are asked for: another session's may come between the two of a pair."""
+    first, second = 11, 12
+    rows = {
+        1: (1, "note", "D", "a", "{}", None, 1, 0, "", 1, first),
+        2: (2, "line", "I", "x", None, "{}", 2, 0, "", 0, second),
+        3: (3, "note", "D", "c", "{}", None, 3, 0, "", 1, second),
+        4: (4, "note", "I", "b", None, "{}", 4, 0, "", 0, first),
+        5: (5, "note", "I", "d", None, "{}", 5, 0, "", 0, second),
+    }
+    found = units(Waiting(row_id, None, rows[row_id][-1]) for row_id in rows)
+    (read,) = transactions(found, lambda ids: [rows[row_id] for row_id in ids], "jakarta", lambda _table, image: image)
+    assert [change.key for change in read.transaction.changes] == ["x", "a", "b", "c", "d"]
+    assert list(read.ids) == [1, 2, 3, 4, 5]
 
 
 def test_a_large_unit_is_asked_for_in_pieces() -> None:
