@@ -44,7 +44,7 @@ class Unit(NamedTuple):
 
 
 class Read(NamedTuple):
-    """A unit with its images: the transaction, the ids of its rows, and its size in characters."""
+    """A unit with its images: the transaction, the ids of its changes in their order, and its size in characters."""
 
     transaction: Transaction
     ids: Sequence[int]

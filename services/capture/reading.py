@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, FromClause, Select, func, select
 
@@ -131,36 +131,41 @@ def transactions(
     """
     ids = ((row_id, position) for position, unit in enumerate(units) for row_id in unit.ids)
     owner: dict[int, int] = {}  # of the ids that are asked for next
-    changes: dict[int, list[tuple[int, Change]]] = {}
+    changes: dict[int, list[_Found]] = {}
     sizes: dict[int, int] = {}
     following = 0  # the unit to be given out next
     while following < len(units):
         owner.update(islice(ids, READ_ROWS - len(owner)))
         for row in images(sorted(owner)):
             position = owner.pop(row[0])
-            changes.setdefault(position, []).append((row[-1], _change(row, outlet, wire_image)))
+            changes.setdefault(position, []).append(_Found(row[0], row[-1], _change(row, outlet, wire_image)))
             sizes[position] = sizes.get(position, 0) + _size(row)
         while following in changes and len(changes[following]) == len(units[following].ids):
-            unit = units[following]
-            yield Read(
-                Transaction(unit.label, tuple(_pairs_kept(changes.pop(following)))), unit.ids, sizes.pop(following)
-            )
+            found = list(_pairs_kept(changes.pop(following)))
+            transaction = Transaction(units[following].label, tuple(one.change for one in found))
+            yield Read(transaction, [one.id for one in found], sizes.pop(following))
             following += 1
 
 
-def _pairs_kept(changes: Iterable[tuple[int, Change]]) -> Iterator[Change]:
-    """The changes of (session, change), each paired deletion right before its insertion, though other sessions took ids in between.
+class _Found(NamedTuple):
+    id: int
+    session: int
+    change: Change
+
+
+def _pairs_kept(changes: Iterable[_Found]) -> Iterator[_Found]:
+    """In the order of ids, but each paired deletion right before its insertion, though other sessions took ids in between.
 
     Those cannot depend on it: the trigger that wrote the pair had not ended, let alone its transaction.
     """
-    held: dict[int, Change] = {}
-    for session, change in changes:
-        if change.paired:
-            held[session] = change
+    held: dict[int, _Found] = {}
+    for one in changes:
+        if one.change.paired:
+            held[one.session] = one
             continue
-        if session in held:
-            yield held.pop(session)
-        yield change
+        if one.session in held:
+            yield held.pop(one.session)
+        yield one
     yield from held.values()
 
 

@@ -86,7 +86,7 @@ def cut(connection: Connection, outlet: str, last: Position, reads: Sequence[Rea
 def tagged(read: Read, policies: Policies) -> Transaction:
     """The transaction, each change with the generation of the conflict rules that it was made under."""
     transaction = read.transaction
-    if not policies.generation_of(read.ids[-1]):
+    if not policies.generation_of(max(read.ids)):
         return transaction
     changes = (
         replace(change, policy=policies.generation_of(number))
