@@ -316,7 +316,9 @@ class _Entrance:
         try:
             await self._handle(channel)
         except (ProtocolError, RefusedError) as error:
-            if error.code not in ASKED_AGAIN:
+            if (
+                error.code not in IN_LINE
+            ):  # asked again every few seconds while all is well: the log would be full of them
                 log.warning("connection refused", code=error.code, what=error.what, outlet=channel.outlet, **facts)
             await channel.refuse(Refused(error.code, error.what, error.todo))
         except TransientError as error:
@@ -331,9 +333,6 @@ class _Entrance:
             log.exception("connection failed", outlet=channel.outlet, **facts)
             await channel.refuse(FAILED)
 
-
-ASKED_AGAIN = {"standby", "catching_up"}
-"""Refusals that are asked again every few seconds, for as long as all is well: the log would be full of them."""
 
 FAILED = Refused(
     "failed", "The hub could not go on with this connection.", "The hub's log says why; it is tried again."
