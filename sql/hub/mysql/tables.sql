@@ -18,8 +18,8 @@ CREATE TABLE IF NOT EXISTS subak_counter (
 
 -- The outlets. Epoch, Number and Digest name the last batch stored of each; LastSequence the last delivery it is owed. AppliedEpoch:
 -- that of its database, as its applier said last. StableSeen: all it captured before it had executed up to there is executed everywhere.
--- PurgedSequence: the last batch, owed to it or its own, that is purged; PurgedEpoch: the epoch of the last of its own. ResyncAt: since when it has been given up, and why (it was away
--- for too long). SkewMicros: the hub's clock less that of its database.
+-- PurgedSequence: the last batch, owed to it or its own, that is purged; PurgedEpoch: the epoch of the last of its own.
+-- ResyncAt: since when it has been given up, and why (it was away for too long). SkewMicros: the hub's clock less that of its database.
 CREATE TABLE IF NOT EXISTS subak_outlet (
     Name VARCHAR(64) NOT NULL PRIMARY KEY,
     Company VARCHAR(255) NOT NULL DEFAULT '',
