@@ -13,6 +13,7 @@ from sqlalchemy.engine import URL
 
 from services.capture import state
 from services.capture.restamping import Restamped, restamp
+from services.cli.status import outlet_status
 from services.kernel.change import Stamp
 from services.kernel.dialects import Purpose
 from services.kernel.schema import CLOUD_QUERY, CONFLICT, VERSION
@@ -123,6 +124,20 @@ def version(outlet: Outlet, key: str) -> tuple[Stamp, Stamp, str | None]:
         here = (VERSION.c.TableName == "product") & (VERSION.c.RowId == outlet.dialect.row_id(key))
         row = connection.execute(select(VERSION).where(here)).one()
         return Stamp(row.Stamp, row.Origin), Stamp(row.BaseStamp, row.BaseOrigin), row.ColumnStamps
+
+
+def test_the_outlets_status_says_so(outlet: Outlet) -> None:
+    outlet.execute(product(1))
+    outlet.execute(product(2))
+    set_ahead(outlet, HOUR)
+    with outlet.reading() as connection:
+        found = outlet_status(connection, now())
+    assert (found["changes_waiting"], found["changes_ahead"], found["clock_skew_seconds"]) == (2, 1, 0)
+    with outlet.database.transaction() as connection:
+        state.put(connection, state.CLOCK_SKEW, str(2 * HOUR))
+    with outlet.reading() as connection:
+        found = outlet_status(connection, now())
+    assert (found["changes_ahead"], found["clock_skew_seconds"]) == (0, 7200)
 
 
 def test_changes_of_a_row_keep_their_order_and_their_chain(outlet: Outlet) -> None:

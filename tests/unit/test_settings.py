@@ -103,6 +103,7 @@ def test_all_that_is_missing_is_told_at_once() -> None:
         ("SUBAK_HUB", ":7707"),
         ("SUBAK_OUTLET", "a b"),
         ("SUBAK_OUTLET", "x" * 65),
+        ("SUBAK_OUTLET", "_hub"),
         ("SUBAK_DATABASE_URL", "geheim"),
         ("SUBAK_DATABASE_URL", "postgresql://app:geheim@db/shop"),
         ("SUBAK_DATABASE_URL", "mysql+mysqldb://app:geheim@db/shop"),
