@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from services.applier.applying import Applier
 from services.applier.receiving import Receiver
@@ -47,6 +47,7 @@ class Database:
 
     one_writer = False
     catalogue = Catalogue(())
+    misfits: ClassVar[dict[str, str]] = {}
 
     def __init__(self, line: Line) -> None:
         self._line = line
