@@ -7,8 +7,8 @@ from typing import Any, ClassVar, cast
 
 from services.applier.applying import Applier
 from services.applier.receiving import Receiver
+from services.applier.recording import Outcome
 from services.applier.standing import Standing
-from services.applier.work import Outcome
 from services.kernel.catalogue import Catalogue
 from services.kernel.change import GENESIS
 from services.kernel.link import Channel
@@ -55,6 +55,9 @@ class Database:
         self.committed: list[int] = []
         self.said_by_then: list[list[int]] = []
 
+    def standing(self) -> Standing:
+        return Standing("e", 0, "", max(self.committed, default=0), 0)
+
     def waiting(self) -> list[Any]:
         return []
 
@@ -77,8 +80,7 @@ def test_executed_is_said_after_the_commit_in_order_and_once() -> None:
     async def conversation() -> Database:
         line = Line()
         database = Database(line)
-        standing = Standing(epoch="e", stored=0, source="", sequence=0, time=0)
-        receiver = Receiver(cast(Applier, database), "bali", "1", lambda: standing, Health(link="up"))
+        receiver = Receiver(cast(Applier, database), "bali", "process", database.standing, Health(link="up"))
         async with asyncio.timeout(LIMIT):
             await receiver.run(cast(Channel, line), Welcome("besakih", 0, GENESIS, []))
         assert line.executed == database.committed == list(range(1, DELIVERIES + 1))
