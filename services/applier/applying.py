@@ -205,11 +205,21 @@ class Applier:
                 "Nothing was applied; the hub delivers again from where this outlet stands.",
             )
         if sequence is None:
-            return self._own(connection, delivery, body)
+            return self._forgotten(connection, delivery, body) or self._own(connection, delivery, body)
         # The hub has numbered its batches anew: the batch keeps its effects and takes its new place.
         connection.execute(sa.update(LEDGER).where(named).values(Sequence=delivery.sequence))
         for table in (LEDGER_PART, CONFLICT, QUARANTINE):
             connection.execute(sa.update(table).where(table.c.Sequence == sequence).values(Sequence=delivery.sequence))
+        return True
+
+    def _forgotten(self, connection: Connection, delivery: Delivery, body: bytes) -> bool:
+        """Whether the ledger has had this batch, and was purged of it: an outlet's batches come in the order of their numbers."""
+        later = sa.select(LEDGER.c.Sequence).where(
+            LEDGER.c.Origin == delivery.origin, LEDGER.c.Epoch == delivery.epoch, LEDGER.c.Number > delivery.number
+        )
+        if delivery.origin == HUB or connection.scalar(later.limit(1)) is None:
+            return False
+        note(connection, delivery, body, 0, self._clock())
         return True
 
     def _own(self, connection: Connection, delivery: Delivery, body: bytes) -> bool:

@@ -95,13 +95,18 @@ class Purging:
     # Batches and the tombstones they left
 
     def _delivered(self) -> sa.Select[Any]:
-        """All up to the horizon, but for the last one, which says where this outlet stands, and those that quarantine needs."""
+        """All up to the horizon, but for the last one, which says where this outlet stands, those that quarantine needs, and of each epoch
+        of an outlet the newest: by its number it is known what came before it."""
         last = sa.select(sa.func.max(LEDGER.c.Sequence)).scalar_subquery()
+        later = LEDGER.alias("later")
+        followed = sa.exists().where(
+            later.c.Origin == LEDGER.c.Origin, later.c.Epoch == LEDGER.c.Epoch, later.c.Number > LEDGER.c.Number
+        )
         needed = sa.select(QUARANTINE.c.Sequence).where(QUARANTINE.c.State == quarantine.WAITING)
         return (
             sa.select(LEDGER.c.Sequence, LEDGER.c.Changes, LEDGER.c.Origin)
             .where(LEDGER.c.Sequence <= self._purge.sequence, LEDGER.c.Sequence < last)
-            .where(LEDGER.c.Sequence.not_in(needed))
+            .where(LEDGER.c.Sequence.not_in(needed), sa.or_(LEDGER.c.Origin == HUB, followed))
             .order_by(LEDGER.c.Sequence)
         )
 

@@ -88,7 +88,16 @@ class Sender:
         now = await self._database.read(self._database.dialect.now)
         self._database_offset = now - elapsed()
         cut = self._progress.cut
-        return replace(self._me, epoch=cut.epoch, position=cut.number, digest=cut.digest, time=now)
+        first = await self._database.read(partial(storing.first_kept, epoch=cut.epoch))
+        return replace(
+            self._me,
+            epoch=cut.epoch,
+            position=cut.number,
+            digest=cut.digest,
+            time=now,
+            forgotten=first.number - 1 if first else 0,
+            forgotten_digest=first.previous if first else GENESIS,
+        )
 
     async def run(self, channel: Channel, welcome: Welcome) -> None:
         """Sends until the connection ends or the service stops. Raises Again after a fork, and what ends the connection."""

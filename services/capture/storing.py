@@ -10,7 +10,7 @@ from itertools import chain, islice
 from typing import NamedTuple
 
 from msgspec.structs import replace
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, select, update
 
 from services.capture import state
 from services.capture.cutting import Read, consecutive
@@ -155,6 +155,12 @@ def headers(connection: Connection, epoch: str, after: int) -> list[Header]:
         .limit(WINDOW_BATCHES)
     )
     return [Header(*row) for row in connection.execute(rows)]
+
+
+def first_kept(connection: Connection, epoch: str) -> Header | None:
+    """The oldest batch of that epoch that has not been purged. None: there is none."""
+    before = connection.scalar(select(func.min(BATCH.c.Number)).where(BATCH.c.Epoch == epoch))
+    return None if before is None else headers(connection, epoch, before - 1)[0]
 
 
 def part(connection: Connection, epoch: str, number: int, index: int) -> bytes:

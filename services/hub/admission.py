@@ -53,7 +53,8 @@ def admit(connection: Connection, hello: Hello, enrol: bool, forks: Forks, now: 
         raise removed(hello.outlet)
     head = NO_HEAD
     if hello.role is Role.CAPTURE:
-        head = greet_capture(connection, hello.outlet, hello.epoch, hello.position, hello.digest)
+        forgotten = Head(hello.epoch, hello.forgotten, hello.forgotten_digest)
+        head = greet_capture(connection, hello.outlet, hello.epoch, hello.position, hello.digest, forgotten)
         if head.number == 0 and has_stored(connection, hello.outlet):
             forks.ask(hello.outlet, hello.epoch, hello.instance, owes_own(connection, hello.outlet))
     else:

@@ -48,13 +48,16 @@ def judge(head: Head, batch: Batch) -> Verdict:
     return Verdict.AGAIN
 
 
-def resume(head: Head, epoch: str, number: int, digest: bytes) -> Head:
+def resume(head: Head, epoch: str, number: int, digest: bytes, forgotten: Head = NO_HEAD) -> Head:
     """What the hub has of `epoch`, when a capture says hello and has cut batches up to `number`, with `digest`, in it.
 
-    Raises ProtocolError `fork`.
+    `forgotten` is the last one that capture no longer has, since every outlet had executed it: a hub that was put back to a backup
+    older than that needs none up to it. Raises ProtocolError `fork`.
     """
     if epoch != head.epoch:
-        return Head(epoch, 0, GENESIS)
+        head = Head(epoch, 0, GENESIS)
+    if forgotten.number > head.number:
+        return Head(epoch, forgotten.number, forgotten.digest)
     if head.number > number:
         raise fork(f"The hub has {head.number} batches of epoch {epoch}, the outlet's database only {number}.")
     if head.number == number and number > 0 and head.digest != digest:

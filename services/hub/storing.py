@@ -65,14 +65,22 @@ def another_hub() -> PermanentError:
     )
 
 
-def greet_capture(connection: Connection, origin: str, epoch: str, number: int, digest: bytes) -> Head:
+def greet_capture(
+    connection: Connection, origin: str, epoch: str, number: int, digest: bytes, forgotten: Head = NO_HEAD
+) -> Head:
     """What the hub has of that epoch; see PROTOCOL.md, 'Resuming'. Raises ProtocolError `fork`.
 
     Bytes left over from an unfinished batch are removed.
     """
     head = _head(connection, origin)
     _refuse_ended_epoch(connection, head, BatchId(origin, epoch, 0))
-    greeted = resume(head, epoch, number, digest)
+    greeted = resume(head, epoch, number, digest, forgotten)
+    if greeted.number == forgotten.number > 0:
+        connection.execute(
+            update(OUTLET)
+            .where(OUTLET.c.Name == origin)
+            .values(Epoch=epoch, Number=greeted.number, Digest=greeted.digest)
+        )
     for stored in {head, greeted}:
         connection.execute(
             delete(PART).where(PART.c.Origin == origin, PART.c.Epoch == stored.epoch, PART.c.Number > stored.number)

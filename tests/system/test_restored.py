@@ -6,6 +6,7 @@ Sums tell whether anything was lost or came twice: `on_hand` is a delta column, 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -39,6 +40,8 @@ MIXES = {
     "mysql": {"ubud": "mysql", "kuta": "sqlite", "lovina": "mariadb"},
 }
 SETTLED = 90.0
+FORGOTTEN = "SELECT MIN(Number) FROM subak_batch"
+"""The oldest of its own batches that an outlet still has."""
 
 
 @dataclass
@@ -92,8 +95,11 @@ def policy(scratch_path: Path) -> Path:
     return path
 
 
-def _started(make_network: MakeNetwork, policy: Path, mix: str, hub: str = "sqlite") -> Company:
-    network = make_network(MIXES[mix], SCHEMA, ROWS, hub=hub, environment={"SUBAK_POLICY_FILE": str(policy)})
+def _started(
+    make_network: MakeNetwork, policy: Path, mix: str, hub: str = "sqlite", environment: Mapping[str, str] | None = None
+) -> Company:
+    given = {"SUBAK_POLICY_FILE": str(policy), **(environment or {})}
+    network = make_network(MIXES[mix], SCHEMA, ROWS, hub=hub, environment=given)
     network.settle()  # what is written before an outlet has the conflict rules is not under them
     company = Company(network)
     for name in network.outlets:
@@ -123,6 +129,29 @@ def test_a_hub_put_back_is_sent_again_what_it_no_longer_has(
     network.hub_reader.dispose()
     backup.restore(network.hub_url)
     network.start("hub", "applier.lovina")
+    company.sell("ubud", 2, note="with the hub of yesterday")
+    company.check()
+
+
+@pytest.mark.timeout(240)
+def test_a_hub_put_back_to_before_what_was_forgotten_goes_on_from_there(
+    make_network: MakeNetwork, policy: Path, scratch_path: Path
+) -> None:
+    """What everybody has executed and forgotten cannot be sent again, and need not be; and nobody executes twice what is."""
+    company = _started(make_network, policy, "mixed", environment={"SUBAK_KEEP_DAYS": "0"})
+    network = company.network
+    backup = backups.take(network.hub_url, scratch_path, "hub")
+    for _ in range(2):
+        for name in network.outlets:
+            company.sell(name, 3, note=f"{name} after the backup")
+        company.check()
+    for outlet in network.outlets.values():
+        wait_for(f"{outlet.name} to forget", lambda outlet=outlet: outlet.count(FORGOTTEN) > 1, 60)  # type: ignore[misc]
+    network.kill("hub")
+    company.sell("kuta", 2)
+    network.hub_reader.dispose()
+    backup.restore(network.hub_url)
+    network.start("hub")
     company.sell("ubud", 2, note="with the hub of yesterday")
     company.check()
 

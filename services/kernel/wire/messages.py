@@ -7,6 +7,8 @@ from typing import Annotated
 
 import msgspec
 
+from services.kernel.change import GENESIS
+
 PROTOCOL_VERSION = 1
 
 MAX_PART_BYTES = 1024 * 1024
@@ -88,6 +90,9 @@ class Hello(Message, frozen=True):
     """The clock of the outlet's database, µs since 1970 UTC; 0: not told."""
     stored: Natural = 0
     """From an applier: the greatest number of `epoch` that the outlet's capture knows to be stored. See 'An outlet that was put back'."""
+    forgotten: Natural = 0
+    forgotten_digest: Digest = GENESIS
+    """From a capture: the last batch of `epoch` that it no longer has, because every outlet had executed it; 0: it has them all."""
     source: str = ""
     """From an applier: the outlet of which this database is an adopted copy."""
     tables: dict[str, str] = {}
