@@ -12,13 +12,14 @@ from sqlalchemy import Connection, NestedTransaction
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from services.applier import quarantine, resolving, superseding
+from services.applier.deciding import GENERATED_KEY
 from services.applier.judging import Conflict, Situation
 from services.applier.parsing import Parsed, parse
 from services.applier.planning import Plan, plan
 from services.applier.resolving import Resolution
 from services.applier.store import Store
 from services.applier.view import Overlay
-from services.kernel.change import Stamp, Transaction
+from services.kernel.change import NEVER, Op, Stamp, Transaction
 from services.kernel.dialects import Dialect
 from services.kernel.errors import PermanentError, SubakError, TransientError
 from services.kernel.schema import CLOUD_QUERY, CONFLICT, LEDGER, LEDGER_PART
@@ -151,6 +152,7 @@ class Work:
             outcome = outcomes[one.delivery.sequence] = Outcome()
             for position, changes in enumerate(batch):
                 with _faults():
+                    self._refuse_another_life(changes)
                     part, overlay = plan(changes, self._overlay, self._situation)
                 _forget(part, settled)
                 self._overlay.merge(overlay)
@@ -190,6 +192,7 @@ class Work:
         changes = self._parse(transaction, origin)
         self._prepare(changes)
         with _faults():
+            self._refuse_another_life(changes)
             part, _ = plan(changes, self._overlay, self._situation, again=True)
             self._store.execute(part)
         self._record(part, sequence, 0)
@@ -231,6 +234,7 @@ class Work:
         try:
             settled = self._prepare(changes)
             with _faults():
+                self._refuse_another_life(changes)
                 part, overlay = plan(changes, self._overlay, self._situation)
                 _forget(part, settled)
                 self._store.execute(part)
@@ -256,6 +260,26 @@ class Work:
         self._record(part, sequence, position)
         self._overlay.merge(overlay)
         return part
+
+    def _refuse_another_life(self, changes: list[Parsed]) -> None:
+        """Two rows of one outlet under one generated key: its database was put back, and its generator with it.
+
+        That outlet knows its former life by what comes back from the hub; the others by an insert that is later than what its author should
+        have found there. Raises PermanentError `generated_key`.
+        """
+        for one in changes:
+            change = one.change
+            if not one.table.generated_key or change.op is not Op.INSERT or change.base != NEVER:
+                continue
+            version = self._overlay.version(one.row) if self._overlay.exists(one.row) else None
+            if version is None or version.stamp.origin != change.stamp.origin or version.stamp == change.stamp:
+                continue
+            if change.stamp > version.stamp or change.stamp.origin in self._situation.origins:
+                raise PermanentError(
+                    GENERATED_KEY,
+                    f"{change.table} {change.key}: {change.stamp.origin}, whose database was put back, has given this key to two rows.",
+                    "Give the incoming one another key: `subak quarantine resolve` with --new-key.",
+                )
 
     def _take_back(self, savepoint: NestedTransaction, position: int, reason: PermanentError) -> None:
         try:

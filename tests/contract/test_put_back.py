@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import sqlalchemy as sa
 
+from services.applier.resolving import Choice
 from services.kernel.change import NEVER, Batch, BatchId, Change, Op, Transaction, decode_body
 from services.kernel.control import Policy
 from services.kernel.schema import BATCH, CLOUD_QUERY, LEDGER, STATE
@@ -154,3 +155,32 @@ def test_a_retry_passes_over_what_is_here_too(outlet: Make) -> None:
     assert amed.retry()
     assert amed.read("SELECT id FROM later") == [(1,)]
     assert amed.read(ROWS) == [("a", 9), ("b", 10)]
+
+
+def test_a_generator_that_was_put_back_too_gives_one_key_to_two_rows(outlet: Make, engine_name: str) -> None:
+    """The row of the former life comes back to its outlet, the new one goes to the others: neither overwrites the other."""
+    generated = {"sqlite": "INTEGER PRIMARY KEY"}.get(engine_name, "INTEGER NOT NULL AUTO_INCREMENT PRIMARY KEY")
+    amed, bali = outlet("amed"), outlet("bali")
+    for one in (amed, bali):
+        one.write(f"CREATE TABLE ticket (id {generated}, what VARCHAR(20))")
+        one.renew()
+        one.applier.refresh()
+    backup = amed.backup()
+    amed.write("INSERT INTO ticket (id, what) VALUES (1, 'former')")
+    former = amed.take()
+    amed.restore(backup)
+    amed.write("INSERT INTO ticket (id, what) VALUES (1, 'new')")
+    new = amed.take()
+    assert former is not None and new is not None
+    bali.apply(former, 1)
+    assert [report.code for report in bali.apply(new, 2).quarantined] == ["generated_key"]
+    assert [report.code for report in amed.apply(former, 1).quarantined] == ["generated_key"]
+    (entry,) = amed.applier.waiting()
+    amed.applier.resolve(entry.id, Choice(new_keys=("70",)))
+    decided = amed.take()
+    assert decided is not None
+    bali.apply(decided, 3)
+    bali.retry()
+    for one in (amed, bali):
+        assert one.read("SELECT id, what FROM ticket ORDER BY id") == [(1, "new"), (70, "former")]
+        assert one.applier.waiting() == []

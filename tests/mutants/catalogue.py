@@ -120,6 +120,34 @@ ONCE = (
         ("tests/contract/test_applier.py::test_what_ends_before_the_commit_leaves_neither_rows_nor_ledger[mariadb]",),
     ),
     Mutant(
+        "what a database that was put back has already counts again",
+        "services/applier/containing.py",
+        """\
+            if name in wanted:
+""",
+        """\
+            if name not in wanted:
+""",
+        (
+            "tests/contract/test_put_back.py::"
+            "test_a_change_that_is_here_is_passed_over_and_the_others_are_applied[sqlite]",
+        ),
+    ),
+    Mutant(
+        "a purge takes the batch away that quarantine needs",
+        "services/applier/purging.py",
+        ".where(LEDGER.c.Sequence.not_in(needed))",
+        ".where(LEDGER.c.Sequence > 0)",
+        ("tests/contract/test_purging.py::test_what_waits_in_quarantine_keeps_its_batch[sqlite]",),
+    ),
+    Mutant(
+        "a purge takes a later delete's tombstone",
+        "services/applier/purging.py",
+        "if wanted.get(row.RowId) == Stamp(row.Stamp, row.Origin)",
+        "if row.RowId in wanted",
+        ("tests/contract/test_purging.py::test_a_tombstone_of_a_later_delete_stays[sqlite]",),
+    ),
+    Mutant(
         "what the ledger has is applied again",
         "services/applier/applying.py",
         """\
