@@ -19,8 +19,9 @@ from services.applier import containing, control, quarantine, rules
 from services.applier.clashes import Clash, Looking
 from services.applier.judging import Situation
 from services.applier.purging import Purging, conflicts_forgotten
+from services.applier.recording import DUPLICATE, Incoming, Outcome, note
 from services.applier.resolving import Choice, resolution
-from services.applier.work import DUPLICATE, EndedError, Incoming, Outcome, Work, note
+from services.applier.work import EndedError, Work
 from services.kernel.catalogue import Catalogue
 from services.kernel.change import BatchId, Transaction, decode_body, digest
 from services.kernel.control import Policy, Purge

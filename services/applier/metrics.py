@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from services.applier.work import Outcome
+from services.applier.recording import Outcome
 from services.kernel.wire.messages import Delivery
 
 batches = Counter("subak_applier_batches_total", "Batches applied", ["origin"])

@@ -17,8 +17,8 @@ import tenacity
 
 from services.applier import metrics, quarantine
 from services.applier.applying import Applier
+from services.applier.recording import Outcome
 from services.applier.standing import Standing
-from services.applier.work import Outcome
 from services.kernel.catalogue import fingerprints
 from services.kernel.change import GENESIS
 from services.kernel.errors import PermanentError, ProtocolError, TransientError

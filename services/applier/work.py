@@ -4,103 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 
-import msgspec
-import sqlalchemy as sa
 from sqlalchemy import Connection, NestedTransaction
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from services.applier import quarantine, resolving, superseding
 from services.applier.deciding import GENERATED_KEY
-from services.applier.judging import Conflict, Situation
+from services.applier.judging import Situation
 from services.applier.parsing import Parsed, parse
 from services.applier.planning import Plan, plan
+from services.applier.recording import Incoming, Outcome, note, record
 from services.applier.resolving import Resolution
 from services.applier.store import Store
 from services.applier.view import Overlay
 from services.kernel.change import NEVER, Op, Stamp, Transaction
 from services.kernel.dialects import Dialect
 from services.kernel.errors import PermanentError, SubakError, TransientError
-from services.kernel.schema import CLOUD_QUERY, CONFLICT, LEDGER, LEDGER_PART
 from services.kernel.telemetry import logger
 from services.kernel.wire.messages import (
-    MAX_CONFLICTS_TOLD,
-    MAX_IMAGE_TOLD,
-    MAX_PART_BYTES,
-    ConflictReport,
-    Delivery,
     QuarantineReport,
 )
 
-MAX_TOLD_BYTES = 256 * 1024
-"""Of conflicts told with one batch: they go in one frame, together with the reasons of what is quarantined. A text may have four bytes a character."""
-
 log = logger("applier")
-
-
-@dataclass(frozen=True)
-class Incoming:
-    """A delivery, its bytes, and what they say."""
-
-    delivery: Delivery
-    body: bytes
-    transactions: Sequence[Transaction]
-    left: Sequence[Transaction] | None = None
-    """The same without what is here already, where some is (`containing.py`)."""
-    unreadable: PermanentError | None = None
-    """Why the bytes, which arrived as they were sent, say nothing; there are no transactions then."""
-
-    @property
-    def wanted(self) -> Sequence[Transaction]:
-        return self.transactions if self.left is None else self.left
-
-
-@dataclass
-class Outcome:
-    """What a batch came to at this outlet. `tables`: what was written. `duplicate`: it had been applied before."""
-
-    conflicts: int = 0
-    told: list[ConflictReport] = field(default_factory=list)
-    """The first of them: MAX_CONFLICTS_TOLD, or as many as MAX_TOLD_BYTES hold."""
-    told_bytes: int = 0
-    quarantined: list[QuarantineReport] = field(default_factory=list)
-    tables: set[str] = field(default_factory=set)
-    changes: int = 0
-    duplicate: bool = False
-
-    def add(self, part: Plan, changes: int) -> None:
-        self.conflicts += len(part.conflicts)
-        for conflict in part.conflicts[: MAX_CONFLICTS_TOLD - len(self.told)]:
-            told = _told(conflict)
-            self.told_bytes += len(msgspec.msgpack.encode(told))
-            if self.told_bytes <= MAX_TOLD_BYTES:
-                self.told.append(told)
-        self.changes += changes
-        self.tables.update(write.table.name for write in part.writes)
-
-
-DUPLICATE = Outcome(duplicate=True)
-
-
-def _told(conflict: Conflict) -> ConflictReport:
-    change = conflict.change
-    return ConflictReport(
-        change.table,
-        conflict.row.key[:MAX_IMAGE_TOLD],
-        conflict.rule,
-        conflict.winner,
-        conflict.local.time,
-        conflict.local.origin,
-        _cut(conflict.local_image),
-        change.stamp.time,
-        change.stamp.origin,
-        _cut(change.after),
-    )
-
-
-def _cut(image: str | None) -> str | None:
-    return image and image[:MAX_IMAGE_TOLD]
 
 
 class EndedError(Exception):
@@ -158,7 +83,7 @@ class Work:
                 self._overlay.merge(overlay)
                 whole.writes += part.writes
                 whole.versions |= part.versions
-                self._record(part, one.delivery.sequence, position)
+                record(self._connection, part, one.delivery.sequence, position, self._situation.now)
                 outcome.add(part, len(changes))
         with _faults():
             self._store.execute(whole)
@@ -195,7 +120,7 @@ class Work:
             self._refuse_another_life(changes)
             part, _ = plan(changes, self._overlay, self._situation, again=True)
             self._store.execute(part)
-        self._record(part, sequence, 0)
+        record(self._connection, part, sequence, 0, self._situation.now)
         outcome = Outcome()
         outcome.add(part, len(changes))
         return outcome
@@ -213,7 +138,7 @@ class Work:
             _forget(part, {one.change.stamp for one in own})
             self._store.execute(part)
         part.changes[:0] = resolved.own
-        self._record(part, entry.sequence, entry.position)
+        record(self._connection, part, entry.sequence, entry.position, self._situation.now)
         outcome = Outcome()
         outcome.add(part, len(changes))
         return outcome
@@ -257,7 +182,7 @@ class Work:
                 refused = PermanentError(ours.code, ours.what, ours.todo)
             self._take_back(savepoint, position, refused)
             raise refused from error
-        self._record(part, sequence, position)
+        record(self._connection, part, sequence, position, self._situation.now)
         self._overlay.merge(overlay)
         return part
 
@@ -305,70 +230,8 @@ class Work:
             left=None if incoming.left is None else incoming.left[position],
         )
 
-    def _record(self, part: Plan, sequence: int, position: int) -> None:
-        """The traces of decisions, and the changes that they brought forth here."""
-        if part.conflicts:
-            self._connection.execute(
-                sa.insert(CONFLICT),
-                [
-                    {
-                        "Sequence": sequence,
-                        "TableName": conflict.change.table,
-                        "RowKey": conflict.row.key,
-                        "Rule": conflict.rule,
-                        "Winner": conflict.winner,
-                        "LocalStamp": conflict.local.time,
-                        "LocalOrigin": conflict.local.origin,
-                        "LocalImage": conflict.local_image,
-                        "IncomingStamp": conflict.change.stamp.time,
-                        "IncomingOrigin": conflict.change.stamp.origin,
-                        "IncomingImage": conflict.change.after,
-                        "DecidedAt": self._situation.now,
-                    }
-                    for conflict in part.conflicts
-                ],
-            )
-        if part.changes:
-            self._connection.execute(
-                sa.insert(CLOUD_QUERY),
-                [
-                    {
-                        "TransactionId": f"applier-{sequence}-{position}",
-                        "SessionId": 0,
-                        "TableName": change.table,
-                        "Operation": change.op.value,
-                        "RowKey": change.key,
-                        "BeforeImage": change.before,
-                        "AfterImage": change.after,
-                        "Stamp": change.stamp.time,
-                        "BaseStamp": change.base.time,
-                        "BaseOrigin": change.base.origin,
-                    }
-                    for change in part.changes
-                ],
-            )
-
     def _note(self, incoming: Incoming, outcome: Outcome) -> None:
         note(self._connection, incoming.delivery, incoming.body, len(outcome.quarantined), self._situation.now)
-
-
-def note(connection: Connection, delivery: Delivery, body: bytes, quarantined: int, now: int) -> None:
-    """The ledger: in the same transaction as what it says was done. `now` is in µs since 1970 UTC."""
-    connection.execute(
-        sa.insert(LEDGER).values(
-            Sequence=delivery.sequence,
-            Origin=delivery.origin,
-            Epoch=delivery.epoch,
-            Number=delivery.number,
-            Digest=delivery.digest,
-            Changes=delivery.changes,
-            Quarantined=quarantined,
-            AppliedAt=now,
-        )
-    )
-    for part, start in enumerate(range(0, len(body), MAX_PART_BYTES)):
-        piece = body[start : start + MAX_PART_BYTES]
-        connection.execute(sa.insert(LEDGER_PART).values(Sequence=delivery.sequence, Part=part, Body=piece))
 
 
 def _forget(part: Plan, settled: set[Stamp]) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
-from services.applier.applying import Applier, Outcome
+from services.applier.applying import Applier
+from services.applier.recording import Outcome
 from services.kernel import schema
 from services.kernel.change import GENESIS, Batch, BatchId, Change, Op, Stamp, Transaction, encode_body
 from services.kernel.control import Control, encode_control

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from services.applier.applying import Outcome
+from services.applier.recording import Outcome
 from services.kernel.catalogue import Column, Kind
 from services.kernel.errors import PermanentError
 from services.kernel.values import canonical

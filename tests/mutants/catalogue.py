@@ -108,7 +108,7 @@ WATERMARK = (
 ONCE = (
     Mutant(
         "the ledger is written outside of the transaction",
-        "services/applier/work.py",
+        "services/applier/recording.py",
         """\
     connection.execute(
         sa.insert(LEDGER).values(

@@ -7,8 +7,8 @@ from typing import Any, ClassVar, cast
 
 from services.applier.applying import Applier
 from services.applier.receiving import Receiver
+from services.applier.recording import Outcome
 from services.applier.standing import Standing
-from services.applier.work import Outcome
 from services.kernel.catalogue import Catalogue
 from services.kernel.change import GENESIS
 from services.kernel.link import Channel
