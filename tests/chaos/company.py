@@ -7,8 +7,8 @@ from pathlib import Path
 
 from tests.stack.network import Outlet
 
-DELTA = True
-"""Whether the hub is given POLICY: then `stock` adds every change up, and columns of `customer` do not take each other along."""
+KEEP_DAYS = 0.001
+"""A minute and a half: in a long run what everybody has executed is forgotten meanwhile, and no backup is as old as that."""
 
 POLICY = """\
 [tables.stock]
@@ -125,10 +125,8 @@ def add_effects(outlet: Outlet) -> None:
         outlet.execute(f"CREATE TRIGGER {trigger} AFTER {event} ON {table} FOR EACH ROW BEGIN {statement}; END")
 
 
-def policy(folder: Path) -> dict[str, str]:
-    """What the hub's environment has besides."""
-    if not DELTA:
-        return {}
+def settings(folder: Path) -> dict[str, str]:
+    """What the hub's environment has besides: `stock` adds every change up, and columns of `customer` do not take each other along."""
     file = folder / "policy.toml"
     file.write_text(POLICY, "utf-8")
-    return {"SUBAK_POLICY_FILE": str(file)}
+    return {"SUBAK_POLICY_FILE": str(file), "SUBAK_KEEP_DAYS": str(KEEP_DAYS)}

@@ -8,13 +8,17 @@ alone. Faults overlap: a process that one has killed may be frozen by another. `
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from random import Random
+
+from sqlalchemy.exc import DBAPIError
 
 from tests.chaos.world import OUTLETS, World
 from tests.stack.network import FAILPOINTS, OUTLET_SERVICES
 from tests.stack.proxy import Proxy, Way
 
+TRIES, TRY_SECONDS = 80, 0.25
 DEAD_LINK_SECONDS = 35.0
 """Longer than either end waits for a peer that says nothing."""
 
@@ -122,6 +126,58 @@ def server_killed(world: World, draw: Random) -> Iterator[float]:
     yield 0.0
 
 
+# ---- databases put back to a backup
+
+
+def hub_put_back(world: World, draw: Random) -> Iterator[float]:
+    """The next such fault waits until everybody has sent again what this one lost."""
+    if world.restoring:
+        return
+    world.restoring = True
+    backup = world.backup("hub")
+    yield draw.uniform(0.5, 8.0)
+    world.hold("hub")
+    world.kill("hub")
+    world.put_back("hub", backup)
+    world.let_go("hub")
+    yield from _until(lambda: all(world.is_stored(outlet) for outlet in OUTLETS))
+    world.restoring = False
+
+
+def outlet_put_back(world: World, draw: Random) -> Iterator[float]:
+    """To a moment when it was writing. What never left the outlet would be lost with it: so it is waited for, while nobody writes there."""
+    if world.restoring:
+        return
+    world.restoring = True
+    outlet = draw.choice([name for name in OUTLETS if world.engines[name] != "mssql"])
+    names = [f"{service}.{outlet}" for service in OUTLET_SERVICES]
+    backup = world.backup(outlet)
+    yield draw.uniform(0.5, 8.0)
+    world.gates[outlet].close()
+    try:
+        yield from _until(lambda: world.is_stored(outlet))
+        if world.is_stored(outlet):
+            for name in names:
+                world.hold(name)
+                world.kill(name)
+            world.put_back(outlet, backup)
+            for name in names:
+                world.let_go(name)
+    finally:
+        world.gates[outlet].reopen()
+    yield from _until(lambda: world.is_stored(outlet))
+    world.restoring = False
+
+
+def _until(met: Callable[[], bool]) -> Iterator[float]:
+    """For a while: other faults may keep it from ever being so."""
+    for _ in range(TRIES):
+        with suppress(DBAPIError):
+            if met():
+                return
+        yield TRY_SECONDS
+
+
 # ---- lines
 
 
@@ -189,6 +245,8 @@ FAULTS = (
     Fault("frozen until given up", 1, frozen_until_given_up, frozenset({"long"})),
     Fault("doubled", 4, doubled),
     Fault("server killed", 5, server_killed, frozenset({"server"})),
+    Fault("hub put back", 3, hub_put_back),
+    Fault("outlet put back", 4, outlet_put_back),
     Fault("cut", 8, cut),
     Fault("flapping", 4, flapping),
     Fault("unreachable", 6, unreachable),

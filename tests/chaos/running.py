@@ -108,11 +108,11 @@ def _run(world: World, seed: int, seconds: float, tell: Tell) -> Result:
     journal = Journal()
     outlets = list(world.network.outlets.values())
     tills = [
-        Till(outlet, OUTLETS, number * TILLS_PER_OUTLET + till + 1, seed, journal)
+        Till(outlet, world.gates[outlet.name], OUTLETS, number * TILLS_PER_OUTLET + till + 1, seed, journal)
         for number, outlet in enumerate(outlets)
         for till in range(TILLS_PER_OUTLET)
     ]
-    watchers = [Watcher(outlet) for outlet in outlets]
+    watchers = [Watcher(outlet, world.gates[outlet.name]) for outlet in outlets]
     schedule = Schedule(world, seed, tell)
     threads: list[Till | Watcher] = [*tills, *watchers]
     for thread in threads:

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from tests.chaos.company import CUSTOMER_COLUMNS, CUSTOMERS, HOT_ROWS, STOCK_ROWS, pairs_of
+from tests.chaos.gate import Gate
 from tests.chaos.journal import Journal, Operation
 from tests.stack.network import Outlet
 
@@ -29,11 +30,14 @@ LARGE_LINES = 400
 class Till(threading.Thread):
     """Writes until `stopping` is set. `error`: a fault of the test's own."""
 
-    def __init__(self, outlet: Outlet, outlets: Sequence[str], number: int, seed: int, journal: Journal) -> None:
+    def __init__(
+        self, outlet: Outlet, gate: Gate, outlets: Sequence[str], number: int, seed: int, journal: Journal
+    ) -> None:
         super().__init__(daemon=True, name=f"till-{number}-{outlet.name}")
         self.stopping = threading.Event()
         self.error: BaseException | None = None
         self._outlet = outlet
+        self._gate = gate
         self._number = number
         self._pairs = pairs_of(outlet.name, outlets)
         self._random = random.Random(f"{seed}-till-{number}")
@@ -45,7 +49,8 @@ class Till(threading.Thread):
     def run(self) -> None:
         try:
             while not self.stopping.wait(self._random.uniform(0.0, LONGEST_PAUSE)):
-                self._operate()
+                with self._gate.open():
+                    self._operate()
         except BaseException as error:
             self.error = error
 

@@ -8,6 +8,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from tests.chaos.company import BALANCE, PAIRS
+from tests.chaos.gate import Gate
 from tests.stack.network import Outlet
 
 LOOK_SECONDS = 0.4
@@ -24,19 +25,21 @@ SUMS = "SELECT owner, SUM(balance) FROM account GROUP BY owner"
 class Watcher(threading.Thread):
     """Looks until `stopping` is set. `seen`: what should never be seen; `error`: a fault of the test's own."""
 
-    def __init__(self, outlet: Outlet) -> None:
+    def __init__(self, outlet: Outlet, gate: Gate) -> None:
         super().__init__(daemon=True, name=f"watcher-{outlet.name}")
         self.stopping = threading.Event()
         self.looks = 0
         self.seen: list[str] = []
         self.error: BaseException | None = None
         self._outlet = outlet
+        self._gate = gate
 
     def run(self) -> None:
         try:
             while not self.stopping.wait(LOOK_SECONDS):
                 try:
-                    self.seen += halves(self._outlet)
+                    with self._gate.open():
+                        self.seen += halves(self._outlet)
                     self.looks += 1
                 except DBAPIError:
                     continue  # the database is away

@@ -11,7 +11,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
 
+from sqlalchemy import text
+from sqlalchemy.engine import URL
+
 from tests.chaos import company
+from tests.chaos.gate import Gate
+from tests.stack import backups
+from tests.stack.backups import Backup
 from tests.stack.network import Network, Process, wait_for
 from tests.stack.proxy import Proxy
 from tests.stack.schemas import load
@@ -46,7 +52,7 @@ class World:
         for url in urls.values():
             load(url, company.SCHEMA, list(company.rows(OUTLETS)))
         tables = ",".join(company.SYNCHRONISED)
-        self.network = Network(folder, hub_url, urls, tables=tables, environment=company.policy(folder))
+        self.network = Network(folder, hub_url, urls, tables=tables, environment=company.settings(folder))
         for outlet in self.network.outlets.values():
             company.add_effects(outlet)
         authority = Authority(folder)
@@ -57,6 +63,10 @@ class World:
         self.capabilities = {"long"} if seconds >= LONG_SECONDS else set()
         if self.killable_servers:
             self.capabilities.add("server")
+        self.gates = {outlet: Gate() for outlet in OUTLETS}
+        self.restoring = False
+        """Only one database at a time is put back: what two have lost at once, nobody has any more."""
+        self._folder = folder
         self.hits: Counter[str] = Counter()
         """Failpoints at which a process died."""
         self._stack = ExitStack()
@@ -77,8 +87,7 @@ class World:
                 stack.enter_context(line)
             stack.callback(self.close)
             self.network.start()
-            if company.DELTA:
-                wait_for("the policy at every outlet", self._has_policy, POLICY_SECONDS)
+            wait_for("the policy at every outlet", self._has_policy, POLICY_SECONDS)
             self._stack = stack.pop_all()
         return self
 
@@ -145,6 +154,35 @@ class World:
         server = self.servers.server(engine)
         assert isinstance(server, MysqlServer)
         server.kill_and_restart()
+
+    def backup(self, name: str) -> Backup:
+        """Of the hub's database, or an outlet's, at this moment."""
+        return backups.take(self._url(name), self._folder, f"{name}-{time.monotonic_ns()}")
+
+    def put_back(self, name: str, backup: Backup) -> None:
+        """Nobody may use that database."""
+        if name == "hub":
+            self.network.hub_reader.dispose()
+        else:
+            self.network.outlets[name].close()
+        backup.restore(self._url(name))
+
+    def _url(self, name: str) -> URL:
+        return self.network.hub_url if name == "hub" else self.network.outlets[name].url
+
+    def is_stored(self, outlet: str) -> bool:
+        """Whether the hub has everything that was committed at the outlet."""
+        there = self.network.outlets[outlet]
+        with self.network.hub_reader.begin() as connection:
+            query = text("SELECT Epoch, Number FROM subak_outlet WHERE Name = :name")
+            epoch, number = connection.execute(query, {"name": outlet}).one()
+        state = "SELECT COUNT(*) FROM subak_state WHERE (Name = 'epoch' AND Value = :epoch)"
+        return (
+            there.count("SELECT COUNT(*) FROM CloudQuery WHERE ExportFlag = 0") == 0
+            and there.count(f"{state} OR (Name = 'last_number' AND Value = :number)", epoch=epoch, number=str(number))
+            == 2
+            and there.count("SELECT COUNT(*) FROM subak_state WHERE Name = 'catching_up'") == 0
+        )
 
     def double(self, name: str) -> Process:
         """A second process of the same name, started; either of the two may give up because of the other."""
