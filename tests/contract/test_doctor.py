@@ -8,12 +8,15 @@ import pytest
 from sqlalchemy import create_engine, inspect, text
 from sqlalchemy.engine import URL
 
+from services.applier import rules
 from services.capture import triggers
 from services.cli.doctor.command import examine
 from services.cli.doctor.finding import Finding, Urgency
+from services.kernel.control import Policy
 from services.kernel.dialects import Purpose, dialect_for
 from services.kernel.dialects.mssql import rights
 from services.kernel.dialects.mssql.connecting import MARK
+from services.kernel.schema import Side, prepare
 from tests.conftest import FreshDatabase
 from tests.stack.application import application_engine, takes
 from tests.stack.servers import MysqlServer, Servers
@@ -392,3 +395,17 @@ def test_the_rights_that_are_advised_are_enough(database_url: URL, weak: URL) ->
         pytest.skip("mssql: this server cannot grant these rights")
     run(database_url, *statements)
     assert not any(finding.code == "privilege" for finding in examine(weak, ("*",))[2])
+
+
+def test_rules_that_do_not_fit(database_url: URL) -> None:
+    clean(database_url)
+    dialect = dialect_for(database_url)
+    engine = dialect.engine(database_url, Purpose.WRITE)
+    with engine.connect() as connection:
+        prepare(connection, dialect, Side.OUTLET)
+        rules.take_up(connection, Policy(1, '[tables.orders]\ndelta = ["total"]\n[tables.stock]\ndelta = ["n"]'), 0)
+        connection.commit()
+    engine.dispose()
+    found = musts(database_url)["policy"]
+    assert found.subject == "orders"
+    assert "total" in found.what and "NOT NULL" in found.what

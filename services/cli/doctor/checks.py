@@ -5,8 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
+from sqlalchemy import Connection, inspect
+
+from services.applier import rules
 from services.cli.doctor.finding import Finding, check, must
 from services.kernel.catalogue import Catalogue
+from services.kernel.dialects import dialect_for
+from services.kernel.policy import misfits
+from services.kernel.schema import POLICY
 
 CLOCK_SECONDS = 5.0
 """A clock that is off by more decides conflicts in favour of one outlet more often than chance."""
@@ -37,6 +43,20 @@ def strangers(catalogue: Catalogue) -> Iterator[Finding]:
                     "which is not synchronised: a row whose parent another outlet lacks is quarantined there.",
                     f"Synchronise {foreign_key.parent} too, or leave out both.",
                 )
+
+
+def policy(connection: Connection, catalogue: Catalogue) -> Iterator[Finding]:
+    """Tables that the conflict rules do not fit, as far as this outlet has been given any."""
+    if not inspect(connection).has_table(POLICY.name, schema=dialect_for(connection.engine.url).schema):
+        return
+    for name, why in misfits(rules.read(connection).rules, catalogue).items():
+        table = catalogue.table(name)
+        yield must(
+            "policy",
+            table.name if table else name,
+            f"{why} What others change in this table is held here.",
+            "Correct the table, or the policy file at the hub.",
+        )
 
 
 def clock(database_seconds: float) -> Iterator[Finding]:

@@ -12,7 +12,7 @@ from sqlalchemy.engine import URL
 from services.cli.console import console, counted, print_json
 from services.cli.databases import connected, outlet_settings, shown
 from services.cli.doctor import mssql, mysql, sqlite
-from services.cli.doctor.checks import refused, strangers
+from services.cli.doctor.checks import policy, refused, strangers
 from services.cli.doctor.finding import Finding, Urgency
 from services.kernel.dialects import Purpose
 
@@ -57,6 +57,7 @@ def examine(url: URL, patterns: Sequence[str]) -> tuple[str, list[str], list[Fin
         findings = [
             *refused(catalogue),
             *strangers(catalogue),
+            *policy(connection, catalogue),
             *_EXAMINE[dialect.name](connection, dialect, catalogue),
         ]
     findings.sort(key=lambda finding: _ORDER.index(finding.urgency))
