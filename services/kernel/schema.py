@@ -383,5 +383,6 @@ def _done(connection: Connection, dialect: Dialect, statement: str) -> bool:
         return added[2].casefold() in {column["name"].casefold() for column in columns}
     if indexed := _INDEXED.match(statement):
         table = indexed[2] or statement.split()[2].rpartition(".")[2]
-        return indexed[1] in {index["name"] for index in there.get_indexes(table, schema=dialect.schema)}
+        indexes = there.get_indexes(table, schema=dialect.schema)
+        return indexed[1].casefold() in {str(index["name"]).casefold() for index in indexes}
     return False

@@ -214,7 +214,8 @@ def test_several_rows_that_clash_get_a_key_each(three: Outlets) -> None:
     amed, bali, candi = three.outlets
     for outlet in (amed, bali):
         outlet.write(
-            f"INSERT INTO ticket (what) VALUES ('{outlet.name}')", "INSERT INTO line (ticket, n) VALUES (1, 5)"
+            f"INSERT INTO ticket (what, code) VALUES ('{outlet.name}', '{outlet.name}')",
+            "INSERT INTO line (ticket, n) VALUES (1, 5)",
         )
     three.settle()
     number = candi.applier.waiting()[0].id
@@ -230,7 +231,7 @@ def test_several_rows_that_clash_get_a_key_each(three: Outlets) -> None:
 def test_three_rows_under_one_key(three: Outlets) -> None:
     """Each that is put aside is resolved; none is lost on the way."""
     for outlet in three.outlets:
-        outlet.write(f"INSERT INTO ticket (what) VALUES ('{outlet.name}')")
+        outlet.write(f"INSERT INTO ticket (what, code) VALUES ('{outlet.name}', '{outlet.name}')")
     three.settle()
     amed = three.outlets[0]
     for key in ("70", "80"):

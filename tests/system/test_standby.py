@@ -58,7 +58,7 @@ def change_both(network: Network, product: int) -> None:
         network.outlets[outlet].execute(f"UPDATE product SET price = 99 WHERE id = {product + shift}")
 
 
-@pytest.mark.parametrize("engine_name", ["sqlite", "mariadb", "mysql"])
+@pytest.mark.parametrize("engine_name", ["sqlite", "mariadb", "mysql", "mssql"])
 def test_the_second_takes_over_when_the_first_is_killed(network: Network) -> None:
     seconds = start_seconds(network)
     change_both(network, 1)

@@ -13,24 +13,25 @@ from services.kernel.dialects.mssql import driver
 ANSWER_SECONDS = 5
 """A server that does not answer on this connection by then may have given the lease to somebody else."""
 
-_TAKE = (
-    "DECLARE @got INT; EXEC @got = sp_getapplock @Resource = '{}', @LockMode = 'Exclusive', @LockOwner = 'Session',"
-    " @LockTimeout = 0; SELECT @got"
-)
-_HELD = "SELECT APPLOCK_MODE('public', '{}', 'Session')"
-"""Such locks belong to their database."""
+_NAMED = "DECLARE @resource NVARCHAR(255) = CONCAT('subak.{}.', DB_NAME());"
+"""With the database's name: SQL Server's locks belong to their database, but not every server that takes them keeps to that."""
+
+_TAKE = f"{_NAMED} EXEC sp_getapplock @Resource = @resource, @LockMode = 'Exclusive', @LockOwner = 'Session', @LockTimeout = 0"
+"""What it returns is not asked for: a server may say in a result of its own, which comes before that, that somebody has the lock."""
+
+_HELD = f"{_NAMED} SELECT APPLOCK_MODE('public', @resource, 'Session')"
 
 
 class SessionLease:
     """See `services.kernel.dialects.Lease`."""
 
-    def __init__(self, connection: Connection, resource: str) -> None:
+    def __init__(self, connection: Connection, role: str) -> None:
         self._connection = connection
-        self._resource = resource
+        self._role = role
 
     def holds(self) -> bool:
         try:
-            return self._connection.exec_driver_sql(_HELD.format(self._resource)).scalar() == "Exclusive"
+            return self._connection.exec_driver_sql(_HELD.format(self._role)).scalar() == "Exclusive"
         except DBAPIError:
             return False
 
@@ -48,13 +49,13 @@ def take(url: URL, role: str) -> SessionLease | None:
         connect_args={"timeout": ANSWER_SECONDS},
     )
     connection = engine.connect()
-    resource = f"subak.{role}"
     try:
         connection.connection.driver_connection.timeout = ANSWER_SECONDS  # type: ignore[union-attr]
-        connection.exec_driver_sql("SET NOCOUNT ON")  # or the lock's own statements would be the first result
-        got = connection.exec_driver_sql(_TAKE.format(resource)).scalar()
-        if got is not None and got >= 0:
-            return SessionLease(connection, resource)
+        connection.exec_driver_sql("SET NOCOUNT ON")  # or the name's own statement would be the first result
+        connection.exec_driver_sql(_TAKE.format(role))
+        lease = SessionLease(connection, role)
+        if lease.holds():
+            return lease
     except BaseException:
         connection.close()
         raise
