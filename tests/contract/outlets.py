@@ -19,6 +19,7 @@ from services.kernel.errors import PermanentError
 from services.kernel.schema import BATCH, BATCH_PART, CLOUD_QUERY, LEDGER, STATE
 from services.kernel.wire.messages import HUB, Delivery
 from tests.stack.application import application_engine
+from tests.stack.reflecting import reflect
 
 
 class Outlet:
@@ -151,17 +152,25 @@ class Outlet:
                 connection.execute(sa.delete(table))
             for table in tables:
                 if backup[table.name]:
-                    connection.execute(sa.insert(table), backup[table.name])
+                    connection.execute(sa.insert(self._with_its_ids(table)), backup[table.name])
         with self.engine.begin() as connection:
             last = connection.scalar(sa.select(sa.func.max(LEDGER.c.Sequence)))
         self.sequence = last or 0
         self.applier.refresh()
 
+    def _with_its_ids(self, table: sa.Table) -> sa.TableClause:
+        """Subak's own tables have no IDENTITY anywhere; SQLAlchemy takes their Ids for one on SQL Server."""
+        if table.metadata is not schema.CLOUD_QUERY.metadata:
+            return table
+        columns: list[sa.ColumnClause[Any]] = [sa.column(column.name, column.type) for column in table.columns]
+        return sa.table(table.name, *columns, schema=self.dialect.schema)
+
     def _all_tables(self) -> list[sa.Table]:
         """The application's after their parents, then Subak's."""
-        reflected = sa.MetaData()
-        reflected.reflect(self.engine, only=[table.name for table in self.catalogue.tables])
-        return [*reflected.sorted_tables, *schema.TABLES[schema.Side.OUTLET].sorted_tables]
+        there = sa.MetaData()
+        for table in reflect(self.url).sorted_tables:
+            table.to_metadata(there, schema=self.catalogue.tables[0].schema)
+        return [*there.sorted_tables, *schema.TABLES[schema.Side.OUTLET].sorted_tables]
 
     def hear(self, said: Control, sequence: int) -> Outcome:
         """The hub itself says something."""
