@@ -22,6 +22,8 @@ CREATE TABLE remark (
 );
 """
 MIX = {"ubud": "sqlite", "kuta": "mariadb", "lovina": "mysql"}
+MIXES = pytest.mark.parametrize("third", ["mysql", "mssql"])
+"""The engine of the outlet that ends the clash of the two others."""
 
 
 def _waiting(network: Network) -> dict[str, list[int]]:
@@ -55,8 +57,11 @@ def _column(network: Network, sql: str) -> set[object]:
         (("--keep", "incoming"), {"same@x.id"}),
     ],
 )
-def test_one_unique_value_for_two_rows(make_network: MakeNetwork, choice: tuple[str, ...], left: set[object]) -> None:
-    network = make_network(MIX, SCHEMA)
+@MIXES
+def test_one_unique_value_for_two_rows(
+    make_network: MakeNetwork, choice: tuple[str, ...], left: set[object], third: str
+) -> None:
+    network = make_network(MIX | {"lovina": third}, SCHEMA)
     with network.apart():
         for number, outlet in ((1, "ubud"), (2, "kuta")):
             network.outlets[outlet].execute(
@@ -73,8 +78,9 @@ def test_one_unique_value_for_two_rows(make_network: MakeNetwork, choice: tuple[
     assert _column(network, "SELECT email FROM member") == left
 
 
-def test_one_generated_key_for_two_rows(make_network: MakeNetwork) -> None:
-    network = make_network(MIX, SCHEMA)
+@MIXES
+def test_one_generated_key_for_two_rows(make_network: MakeNetwork, third: str) -> None:
+    network = make_network(MIX | {"lovina": third}, SCHEMA)
     with network.apart():
         network.outlets["ubud"].execute("INSERT INTO ticket (body) VALUES ('of ubud')")
         network.outlets["kuta"].execute(
