@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pymysql
+import pyodbc
 import pytest
 import sqlalchemy as sa
 
@@ -26,7 +27,14 @@ SCHEMA = (
     "INSERT INTO stock VALUES ('a', 10), ('b', 10)",
 )
 ROWS = "SELECT sku, on_hand FROM stock ORDER BY sku"
-SERVERS = pytest.mark.parametrize("engine_name", ["mariadb", "mysql"])
+SERVERS = pytest.mark.parametrize("engine_name", ["mariadb", "mysql", "mssql"])
+RESTARTED = pytest.mark.parametrize("engine_name", ["mariadb", "mysql"])
+"""A server of SQL Server's protocol was started by somebody else."""
+
+DISK_FULL: dict[str, Exception] = {
+    "mysql": pymysql.err.OperationalError(1021, "Disk full"),
+    "mssql": pyodbc.Error("42000", "[42000] The transaction log is full. (9002) (SQLEndTran)"),
+}
 LIMIT_SECONDS = 30.0
 
 Make = Callable[[str], Outlet]
@@ -75,12 +83,17 @@ class Commits:
 
 def _cut(outlet: Outlet) -> Callable[[Any], None]:
     """The server ends the connection, and the driver finds out."""
+    # SQL Server's KILL may not be within a transaction.
+    administrator = sa.create_engine(outlet.application.url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
 
     def cut(connection: Any) -> None:
-        number = connection.thread_id()
-        with outlet.application.connect() as other:
-            other.exec_driver_sql(f"KILL CONNECTION {number}")
         with connection.cursor() as cursor:
+            if outlet.dialect.name == "mssql":
+                number, kill = cursor.execute("SELECT @@SPID").fetchone()[0], "KILL"
+            else:
+                number, kill = connection.thread_id(), "KILL CONNECTION"
+            with administrator.connect() as other:
+                other.exec_driver_sql(f"{kill} {int(number)}")
             while True:  # the server takes its time
                 cursor.execute("SELECT 1")
 
@@ -192,7 +205,7 @@ def _wait_until(met: Callable[[], bool]) -> None:
         assert time.monotonic() < end, "waited in vain"
 
 
-@SERVERS
+@RESTARTED
 def test_database_restarted_under_way(
     outlet: Make, servers: Servers, engine_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -226,7 +239,7 @@ def test_commit_fails_and_nothing_is_left_of_the_batch(outlet: Make, monkeypatch
     commits = Commits(bali, monkeypatch)
 
     def fail(_: Any) -> None:
-        raise pymysql.err.OperationalError(1021, "Disk full")
+        raise DISK_FULL[bali.dialect.name]
 
     commits.before = fail
     with pytest.raises(TransientError, match="disk_full"):
