@@ -176,7 +176,7 @@ class Receiver:
             if item is None:
                 return
             group = [item, *_more(deliveries, item[0])]
-            for (delivery, _), outcome in zip(group, await asyncio.to_thread(self._apply, group), strict=True):
+            for (delivery, _), outcome in zip(group, await asyncio.to_thread(self._apply, group), strict=False):
                 await channel.send(Executed(delivery.sequence, outcome.conflicts, outcome.quarantined, outcome.told))
                 self.executed = delivery.sequence
                 reach("applier.after_executed_sent")
@@ -210,13 +210,18 @@ class Receiver:
         self._waiting = self._insist(lambda _: self._applier.waiting())
 
     def _apply(self, group: list[tuple[Delivery, bytes]]) -> list[Outcome]:
-        """Together if that goes, else one after the other: then what cannot be applied is found and put aside."""
+        """Together if that goes, else one after the other: then what cannot be applied is found and put aside.
+
+        The outcomes of the first ones only, when the service is told to stop meanwhile.
+        """
         started = time.monotonic()
         outcomes: list[Outcome] = []
         for said_by_hub, some in groupby(group, lambda item: item[0].origin == HUB):
+            if self._stopped.is_set():
+                break
             run = list(some)
             outcomes += [self._take_up(*item) for item in run] if said_by_hub else self._apply_changes(run)
-        for (delivery, _), outcome in zip(group, outcomes, strict=True):
+        for (delivery, _), outcome in zip(group, outcomes, strict=False):
             metrics.applied(delivery, outcome, time.monotonic() - started)
             _tell(delivery, outcome)
         return outcomes
@@ -227,6 +232,8 @@ class Receiver:
             with suppress(PermanentError):
                 outcomes = self._insist(lambda attempt: self._applier.apply_together(group, attempt))
         for delivery, body in group[len(outcomes) :]:
+            if self._stopped.is_set():
+                break
             outcomes.append(self._insist(partial(self._applier.apply, delivery, body)))
         return outcomes
 

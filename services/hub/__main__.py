@@ -10,7 +10,6 @@ from sqlalchemy import Connection
 
 from services.hub import state
 from services.hub.broker import Broker
-from services.hub.connection import first_of
 from services.hub.controls import Voice
 from services.hub.database import Database
 from services.hub.housekeeping import Terms
@@ -19,6 +18,7 @@ from services.hub.outlets import nobody_online
 from services.hub.queue import open_queue
 from services.kernel.link import serve
 from services.kernel.settings import HubSettings, load_or_exit
+from services.kernel.tasks import until_one_ends
 from services.kernel.telemetry import Health, logger, run_service, serve_metrics
 
 LAST_COMMIT_SECONDS = 1.5
@@ -46,7 +46,7 @@ async def run(settings: HubSettings, stop: asyncio.Event) -> None:
     serve_metrics(settings.metrics_listen, health)
     database = Database(open_queue(settings.database_url, clock), health)
     try:
-        await first_of(database.start(), _set(stop))
+        await until_one_ends(database.start(), _set(stop))
         if not stop.is_set():
             await _serve(settings, database, health, stop)
     finally:
@@ -57,12 +57,12 @@ async def _serve(settings: HubSettings, database: Database, health: Health, stop
     voice = Voice(uuid.uuid4().hex)
     broker = Broker(database, settings.enrol, settings.tls is not None, terms(settings), voice)
     writing = asyncio.create_task(broker.writer.run())
-    await first_of(broker.housekeeping.begin(), _result(writing), _set(stop))
+    await until_one_ends(broker.housekeeping.begin(), _result(writing), _set(stop))
     server = await serve(settings.listen, settings.tls, broker.handle)
     log.info("hub is listening", host=settings.listen.host, port=settings.listen.port)
     health.ready, health.detail = True, "listening"
     try:
-        await first_of(_result(writing), broker.watch(), broker.housekeeping.run(), _set(stop))
+        await until_one_ends(_result(writing), broker.watch(), broker.housekeeping.run(), _set(stop))
     finally:
         health.ready, health.detail = False, "stopping"
         server.close()

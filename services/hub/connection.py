@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any
 
 from services.kernel.errors import SubakError
 from services.kernel.link import Channel
@@ -63,16 +61,3 @@ class Connection:
         if self._roster is not None:
             roster, self._roster = self._roster, None
             await self.channel.send(roster)
-
-
-async def first_of(*coroutines: Coroutine[Any, Any, None]) -> None:
-    """Runs them together until the first returns or raises, and cancels the others. Raises what that one raised."""
-    tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-    for task in done:
-        task.result()

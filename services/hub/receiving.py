@@ -6,12 +6,13 @@ import asyncio
 from collections import deque
 
 from services.hub.chain import Head, Verdict, judge
-from services.hub.connection import Connection, first_of
+from services.hub.connection import Connection
 from services.hub.storing import Arrival, store_part
 from services.hub.writer import Writer
 from services.kernel.change import BatchId, digesting
 from services.kernel.errors import ProtocolError, TransientError
 from services.kernel.failpoint import reach
+from services.kernel.tasks import until_one_ends
 from services.kernel.wire.messages import WINDOW_BATCHES, Batch, Part, Progress, Stored
 
 UNANSWERED_BATCHES = 2 * WINDOW_BATCHES
@@ -30,7 +31,7 @@ class Receiving:
     async def run(self) -> None:
         """Until the outlet says bye or the hub ends the connection. Raises ProtocolError, PermanentError, TransientError."""
         try:
-            await first_of(self._read(), self._answer_on_and_on(), self._connection.ended())
+            await until_one_ends(self._read(), self._answer_on_and_on(), self._connection.ended())
             while self._due:
                 await asyncio.wait({self._due[0][1]})
                 await self._answer()

@@ -7,12 +7,13 @@ from collections import deque
 
 from services.hub import metrics
 from services.hub.bodies import Bodies
-from services.hub.connection import Connection, first_of
+from services.hub.connection import Connection
 from services.hub.database import Database
 from services.hub.delivering import Ack, pending
 from services.hub.reporting import report
 from services.hub.writer import Writer
 from services.kernel.change import BatchId
+from services.kernel.tasks import until_one_ends
 from services.kernel.wire.messages import WINDOW_BATCHES, WINDOW_BYTES, Delivery, Executed, Part, Report
 
 READ_AHEAD = 4 * WINDOW_BATCHES
@@ -36,7 +37,7 @@ class Sending:
     async def run(self) -> None:
         """Until the outlet says bye or the hub ends the connection. Raises ProtocolError, PermanentError, TransientError."""
         try:
-            await first_of(self._read(), self._push_on_and_on(), self._connection.ended())
+            await until_one_ends(self._read(), self._push_on_and_on(), self._connection.ended())
             while self._marking:
                 await asyncio.wait({self._marking[0]})
                 self._settle()

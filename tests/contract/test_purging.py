@@ -168,7 +168,21 @@ def test_what_waits_in_quarantine_keeps_its_batch(two: tuple[Outlet, Outlet]) ->
     bali.write("INSERT INTO stock VALUES ('z', 1)")
     bali.hear(Purge(4, {}), 5)
     assert _all(bali, QUARANTINE.c.Id) == []
-    assert _all(bali, LEDGER.c.Sequence) == [4, 5]
+    assert _all(bali, LEDGER.c.Sequence) == [2, 4, 5]  # of what the outlet sent, the last: it tells what came before
+
+
+def test_a_batch_that_was_forgotten_and_comes_again_changes_nothing(two: tuple[Outlet, Outlet]) -> None:
+    """A hub that was put back to a backup is sent by others what it had, and numbers it anew."""
+    amed, bali = two
+    first = _batch(amed, "UPDATE stock SET on_hand = 2 WHERE sku = 'b'")
+    bali.apply(first, 1)
+    bali.apply(_batch(amed, "UPDATE stock SET on_hand = 7 WHERE sku = 'c'"), 2)
+    bali.hear(Purge(2, {}), 3)
+    assert _all(bali, LEDGER.c.Sequence) == [2, 3]
+    with bali.engine.begin() as connection:
+        connection.execute(VERSION.delete())  # nothing but the ledger can know it
+    assert bali.apply(first, 8).duplicate
+    assert bali.applier.position()[0] == 8
 
 
 def test_conflicts_go_and_are_counted_all_the_same(two: tuple[Outlet, Outlet]) -> None:

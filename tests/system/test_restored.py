@@ -35,7 +35,6 @@ SKUS = ("arak", "brem", "tuak")
 ROWS = [f"INSERT INTO stock VALUES ('{sku}', 100, NULL)" for sku in SKUS]
 POLICY = '[tables.stock]\nrule = "column"\ndelta = ["on_hand"]\n'
 MIXES = {
-    "sqlite": {"ubud": "sqlite", "kuta": "sqlite", "lovina": "sqlite"},
     "mixed": {"ubud": "mariadb", "kuta": "mysql", "lovina": "sqlite"},
     "mysql": {"ubud": "mysql", "kuta": "sqlite", "lovina": "mariadb"},
 }
@@ -117,7 +116,7 @@ def _services(network: Network, outlet: str) -> list[str]:
 def test_a_hub_put_back_is_sent_again_what_it_no_longer_has(
     make_network: MakeNetwork, policy: Path, scratch_path: Path, hub: str
 ) -> None:
-    company = _started(make_network, policy, "sqlite" if hub == "sqlite" else "mixed", hub)
+    company = _started(make_network, policy, "mixed", hub)
     network = company.network
     backup = backups.take(network.hub_url, scratch_path, "hub")
     network.stop("applier.lovina")

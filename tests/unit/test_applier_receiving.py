@@ -11,6 +11,7 @@ from services.applier.recording import Outcome
 from services.applier.standing import Standing
 from services.kernel.catalogue import Catalogue
 from services.kernel.change import GENESIS
+from services.kernel.errors import PermanentError
 from services.kernel.link import Channel
 from services.kernel.telemetry import Health
 from services.kernel.wire.messages import Delivery, Executed, Part, Welcome
@@ -89,3 +90,25 @@ def test_executed_is_said_after_the_commit_in_order_and_once() -> None:
     database = asyncio.run(conversation())
     for sequence, said in zip(database.committed, database.said_by_then, strict=True):
         assert all(earlier < sequence for earlier in said), "executed was said of what was not committed"
+
+
+def test_told_to_stop_it_finishes_what_it_is_at_and_begins_nothing_more() -> None:
+    """Of many deliveries that came together and must be applied one by one."""
+
+    class Slow(Database):
+        def apply(self, delivery: Delivery, _body: bytes, _attempt: int = 1) -> Outcome:
+            receiver.stop()
+            return super().apply(delivery, _body, _attempt)
+
+        def apply_together(self, deliveries: list[tuple[Delivery, bytes]], attempt: int = 1) -> list[Outcome]:
+            raise PermanentError("check", "One of them cannot be applied.")
+
+    async def conversation() -> None:
+        async with asyncio.timeout(LIMIT):
+            await receiver.run(cast(Channel, line), Welcome("besakih", 0, GENESIS, []))
+
+    line = Line()
+    database = Slow(line)
+    receiver = Receiver(cast(Applier, database), "bali", "process", database.standing, Health(link="up"))
+    asyncio.run(conversation())
+    assert database.committed == line.executed == [1]
