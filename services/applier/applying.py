@@ -169,16 +169,16 @@ class Applier:
             for _ in self.forgetting(delivery, body):
                 pass
         with self._transaction() as connection:
-            if self._seen(connection, delivery, body, _last(connection)):
-                return DUPLICATE
-            if isinstance(said, Policy):
-                rules.take_up(connection, said, self._clock())
-            note(connection, delivery, body, 0, self._clock())
+            seen = self._seen(connection, delivery, body, _last(connection))
+            if not seen:
+                if isinstance(said, Policy):
+                    rules.take_up(connection, said, self._clock())
+                note(connection, delivery, body, 0, self._clock())
             reach("applier.before_commit")
         reach("applier.after_commit")
         if isinstance(said, Policy):
-            self.refresh()
-        return Outcome()
+            self.refresh()  # also when it is seen: the attempt that took it up may have failed right behind its commit
+        return DUPLICATE if seen else Outcome()
 
     def forgetting(self, delivery: Delivery, body: bytes) -> Iterator[None]:
         """What is to be done before a purge is noted in the ledger, in small transactions. Raises as `apply`; to be begun again then."""

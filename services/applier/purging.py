@@ -204,6 +204,7 @@ class Purging:
             query: sa.Select[Any] = (
                 sa.select(VERSION)
                 .where(VERSION.c.TableName == name, VERSION.c.RowId.in_(list(wanted)), VERSION.c.Deleted == 1)
+                .where(~_waited_for(VERSION.c.TableName, QUARANTINE_ROW.c.RowId == VERSION.c.RowId))
                 .order_by(VERSION.c.RowId)
             )
             found = connection.execute(self._dialect.locking(query, VERSION, share=False, patient=False)).all()
@@ -240,6 +241,7 @@ class Purging:
         due = (
             sa.select(CLOUD_QUERY.c.Id)
             .where(CLOUD_QUERY.c.ExportFlag == 1, CLOUD_QUERY.c.BatchNumber.between(least, own.number))
+            .where(~_waited_for(CLOUD_QUERY.c.TableName, QUARANTINE_ROW.c.RowKey == CLOUD_QUERY.c.RowKey))
             .order_by(CLOUD_QUERY.c.BatchNumber, CLOUD_QUERY.c.Id)
             .limit(ROWS)
         )
@@ -284,6 +286,12 @@ class Purging:
             if identity is None:
                 return
             yield
+
+
+def _waited_for(table: sa.ColumnElement[Any], row: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
+    """Whether a quarantined transaction that may yet be applied has that row: what is known of it is needed to decide it then."""
+    waits = (QUARANTINE.c.Id == QUARANTINE_ROW.c.QuarantineId) & (QUARANTINE.c.State == quarantine.WAITING)
+    return sa.exists().where(waits, QUARANTINE_ROW.c.TableName == table, row)
 
 
 def conflicts_forgotten(connection: Connection) -> int:

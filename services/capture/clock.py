@@ -23,6 +23,8 @@ class HubClock:
     def __init__(self) -> None:
         self._offset: int | None = None
         self._told_at = 0
+        self.told = False
+        """Whether it comes from the hub, and is no guess."""
 
     @property
     def known(self) -> bool:
@@ -30,6 +32,11 @@ class HubClock:
 
     def tell(self, now: int) -> None:
         """`now` is the hub's time, in µs since 1970 UTC."""
+        self.guess(now)
+        self.told = True
+
+    def guess(self, now: int) -> None:
+        """As the database's clock has it, and the difference that was found last."""
         self._told_at = elapsed()
         self._offset = now - self._told_at
 

@@ -38,6 +38,12 @@ REFUSED_SECONDS = 30.0
 AGE_SECONDS = 2.0
 """How often the age of the oldest change that is not confirmed is looked up, and the database's clock."""
 
+FIRST_WORD_SECONDS = 5.0
+"""How long the first batch waits for the hub's first word: a link takes less. Without a hub, batches are cut by the difference of clocks that
+was found last."""
+
+FIRST_LOOK_SECONDS = 0.02
+
 LOOK_SECONDS = 2.0
 """How often a poll looks, besides, whether the database is still the one that was left, and how far the applier has come."""
 
@@ -130,7 +136,7 @@ class Turn:
             await self._dissolve(position)
         if not self._hub_clock.known:
             database_now = await self._database.read(self._database.dialect.now)
-            self._hub_clock.tell(database_now + int(known.get(state.CLOCK_SKEW, "0")))
+            self._hub_clock.guess(database_now + int(known.get(state.CLOCK_SKEW, "0")))
         stored = await self._database.read(partial(storing.last_stored, epoch=position.epoch))
         progress = Progress(position, stored, catching_up)
         return cutter, progress
@@ -146,6 +152,7 @@ class Turn:
         return self._hub_clock.now() + int(self._settings.clock_limit * 1e6)
 
     async def _cut(self, cutter: Cutter, progress: Progress, sender: Sender) -> None:
+        await self._hub_has_told()
         worked = time.monotonic()
         look_at = worked
         while not self._over.is_set():
@@ -168,6 +175,13 @@ class Turn:
             await self._sleep(
                 pause(ended - worked, 0.0 if changes else ended - begun, progress.cut.number - progress.stored)
             )
+
+    async def _hub_has_told(self) -> None:
+        """Until the hub has told its clock to this process, FIRST_WORD_SECONDS at most: the database's may have been set meanwhile, and
+        what is cut is not held any more."""
+        end = time.monotonic() + FIRST_WORD_SECONDS
+        while not (self._over.is_set() or self._hub_clock.told or time.monotonic() > end):
+            await self._sleep(FIRST_LOOK_SECONDS)
 
     def _hold(self, held: int) -> None:
         metrics.HELD.set(held)

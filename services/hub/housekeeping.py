@@ -11,6 +11,7 @@ from services.hub.controls import Voice, new_policy
 from services.hub.database import Database
 from services.hub.limits import WARNING_RATIO, Backlog, Limits, backlogs, drop, give_up, keep_limits
 from services.hub.outlets import known
+from services.hub.state import is_paused
 from services.hub.writer import Writer
 from services.kernel.telemetry import logger
 from services.kernel.wire.messages import Progress
@@ -20,6 +21,11 @@ ROUND_SECONDS = 5.0
 
 LIMIT_ROUNDS = 12
 """Every so many rounds, once a minute, what waits for each outlet is measured: that reads all of it."""
+
+PATIENT_ROUNDS = 720
+"""For an hour after its start the hub gives nobody up for having been away: it was away itself, perhaps for as long."""
+
+NEARLY = 0.999
 
 STEP_PAUSE_SECONDS = 0.05
 """Between two steps of removing rows: the outlets' batches go first."""
@@ -97,12 +103,15 @@ class Housekeeping:
     async def _watch_limits(self) -> None:
         now, limits = self._database.now, self._terms.limits
         waiting = await self._database.read(backlogs, now)
+        patient = self._rounds < PATIENT_ROUNDS or await self._database.read(is_paused)
         for outlet in await self._database.read(known):
             counts = not outlet.removed and outlet.resync_at is None
             backlog = waiting.get(outlet.name, Backlog()) if counts else Backlog()
             ratio = backlog.ratio(limits)
             metrics.LIMIT.labels(outlet.name).set(ratio)
             metrics.RESYNC.labels(outlet.name).set(outlet.resync_at is not None)
+            if patient and backlog.bytes < limits.bytes:
+                ratio = min(ratio, NEARLY)
             if ratio >= 1:
                 why = await self._writer.call(give_up, outlet.name, limits, backlog, now)
                 log.error("outlet is given up: its database must be replaced", outlet=outlet.name, why=why)

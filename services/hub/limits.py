@@ -42,7 +42,7 @@ class Backlog:
     deliveries: int = 0
     bytes: int = 0
     seconds: float = 0.0
-    """Since the oldest was stored; 0: none waits."""
+    """Since the oldest was stored, or the outlet was added; 0: none waits."""
 
     def ratio(self, limits: Limits | None) -> float:
         """Which part of its limit is used up, of the one that is nearer; 1: all of it. 0 when there is no limit."""
@@ -73,8 +73,11 @@ def backlogs(connection: Connection, now: int, sizes: bool = True) -> dict[str, 
     rows = connection.execute(query.where(DELIVERY.c.ExportFlag == 0).group_by(DELIVERY.c.Outlet)).all()
     oldest = select(BATCH.c.Sequence, BATCH.c.StoredAt).where(BATCH.c.Sequence.in_({row.Oldest for row in rows}))
     stored_at = {row.Sequence: row.StoredAt for row in connection.execute(oldest)}
+    added_at = {row.Name: row.AddedAt for row in connection.execute(select(OUTLET.c.Name, OUTLET.c.AddedAt))}
+    # A new outlet is owed conflict rules that may be older than itself.
+    since = {row.Outlet: max(stored_at[row.Oldest], added_at.get(row.Outlet, 0)) for row in rows}
     return {
-        row.Outlet: Backlog(row.Waiting, int(row.Bytes) if sizes else 0, max(0.0, (now - stored_at[row.Oldest]) / 1e6))
+        row.Outlet: Backlog(row.Waiting, int(row.Bytes) if sizes else 0, max(0.0, (now - since[row.Outlet]) / 1e6))
         for row in rows
     }
 

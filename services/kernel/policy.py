@@ -76,10 +76,12 @@ class Policies:
         }
 
     def rule(self, generation: Generation, table: str) -> Rule:
-        """Under which a change of that generation is decided. One that was never heard of (the hub was put back to a backup, and gave
-        out the same file again) is taken for the last one before it."""
-        known = [one for one in self._given if one.generation <= generation]
-        return known[-1].rules.of(table) if known else ROW
+        """Under which a change of that generation is decided. One that was never heard of here was given out by a hub that has since been put
+        back to a backup and gave out the same file again: it is taken for the next one after it, or else the last."""
+        if not generation or not self._given:
+            return ROW
+        later = [one for one in self._given if one.generation >= generation]
+        return (later[0] if later else self._given[-1]).rules.of(table)
 
     @property
     def rules(self) -> Rules:

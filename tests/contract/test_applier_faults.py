@@ -138,6 +138,7 @@ def test_connection_lost_in_the_middle_of_what_the_hub_says(outlet: Make, monkey
     with pytest.raises(TransientError):
         bali.hear(rules, 1)
     assert bali.hear(rules, 1).duplicate
+    assert bali.applier.policies.rules.of("stock").delta == {"on_hand"}
     for sequence in (2, 3):
         bali.apply(
             _batch(amed, f"DELETE FROM note WHERE id = {sequence}", f"INSERT INTO note VALUES ({sequence}, 'x')"),

@@ -246,6 +246,19 @@ def test_conflict_rules_are_given_out_when_they_are_new(queue: Queue, voice: Voi
     assert second == Policy(first.generation + 1, ""), "also where the clock was put back"
 
 
+def test_a_new_outlet_is_not_late_with_rules_that_are_older_than_itself(
+    queue: Queue, voice: Voice, clock: Clock
+) -> None:
+    rules = queue.write(new_policy, "a", queue.now)
+    assert rules is not None
+    store(queue, voice.say(rules))
+    clock.now += int(40 * DAY * 1e6)
+    queue.write(outlets.add, "lovina", "", "", queue.now)
+    waiting = queue.read(backlogs, queue.now)
+    assert waiting["lovina"].seconds < 1
+    assert waiting["amed"].seconds > 39 * DAY
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_whatever_happens_nothing_that_is_needed_goes(queue: Queue, voice: Voice, seed: int) -> None:
     chance = random.Random(seed)

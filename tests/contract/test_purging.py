@@ -20,6 +20,7 @@ pytestmark = pytest.mark.parametrize("engine_name", ["sqlite", "mariadb", "mysql
 
 STOCK = (
     "CREATE TABLE stock (sku VARCHAR(20) NOT NULL PRIMARY KEY, on_hand INTEGER NOT NULL, CHECK (on_hand < 100))",
+    "CREATE TABLE tag (id INTEGER NOT NULL PRIMARY KEY, n INTEGER NOT NULL UNIQUE)",
     "INSERT INTO stock VALUES ('a', 10), ('b', 0), ('c', 10)",
 )
 DELTA = '[tables.stock]\ndelta = ["on_hand"]'
@@ -229,3 +230,25 @@ def test_a_copy_keeps_what_its_source_may_still_send(two: tuple[Outlet, Outlet])
     bali.hear(Purge(9, {"bali": Own("f", 3), "amed": Own("e", 1)}), 10)
     assert (_all(bali, BATCH.c.Number), _all(bali, CLOUD_QUERY.c.BatchNumber)) == ([2], [0])
     assert bali.apply(unsent, 11).duplicate
+
+
+def test_what_a_quarantined_transaction_will_need_stays(two: tuple[Outlet, Outlet]) -> None:
+    """It is applied in the end: then a row that was deleted since must not come back, though everybody has forgotten the deletion."""
+    amed, bali = two
+    bali.write("INSERT INTO tag VALUES (9, 7)")
+    assert bali.apply(_batch(amed, "INSERT INTO tag VALUES (1, 7)", "INSERT INTO stock VALUES ('r', 1)"), 1).quarantined
+    for sequence, statement in enumerate(
+        (
+            "UPDATE stock SET on_hand = 2 WHERE sku = 'r'",
+            "DELETE FROM stock WHERE sku = 'r'",
+            "DELETE FROM stock WHERE sku = 'c'",
+        ),
+        start=2,
+    ):
+        bali.apply(_batch(amed, statement), sequence)
+    bali.hear(Purge(4, {"amed": Own("e", 4)}), 5)
+    bali.write("UPDATE tag SET n = 8 WHERE id = 9")  # the clash has ended
+    (entry,) = bali.applier.waiting()
+    bali.applier.retry(entry.id)
+    assert bali.read("SELECT id FROM tag ORDER BY id") == [(1,), (9,)]
+    assert bali.read("SELECT sku FROM stock ORDER BY sku") == [("a",), ("b",)]

@@ -363,8 +363,8 @@ RULES = (
     Mutant(
         "a change is decided by the newest rules, not by those it was made under",
         "services/kernel/policy.py",
-        "known = [one for one in self._given if one.generation <= generation]",
-        "known = self._given",
+        "later = [one for one in self._given if one.generation >= generation]",
+        "later = self._given[-1:]",
         SIMULATION,
     ),
     Mutant(
