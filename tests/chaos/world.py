@@ -160,7 +160,10 @@ class World:
         return backups.take(self._url(name), self._folder, f"{name}-{time.monotonic_ns()}")
 
     def put_back(self, name: str, backup: Backup) -> None:
-        """Nobody may use that database."""
+        """Nobody may use that database: a second process that somebody has left running there would make its tables anew meanwhile."""
+        for process in self._beside:
+            if process.name.partition(" ")[0].endswith(f".{name}"):
+                _end(process)
         if name == "hub":
             self.network.hub_reader.dispose()
         else:
