@@ -91,7 +91,7 @@ class Judge:
             decision = decide(change, version, seen.exists(row), seen.awaited(row), generated_key=table.generated_key)
             if decision.verdict is Verdict.REFUSED:
                 reason = f"{change.table} {change.key}: {decision.reason}"
-                raise Refused(decision.code, reason, _TODO.get(decision.code, ""))
+                raise Refused(decision.code, reason, _ADVICE.get(decision.code, ""))
             step = None
             if not self._situation.policies.plain(table.name):
                 step = self._merged(parsed, version, decision, seen)
@@ -118,7 +118,7 @@ class Judge:
         here = seen.image(table, row) if exists else _buried(table, version)
         if here is None and rule.delta and any(one.waits for one in seen.awaited(row).values()):
             # What its image holds of the sums, the quarantined ones before it would add again.
-            raise Refused(MISSING_ROW, f"{change.table} {change.key}: {_NOTHING_TO_ADD_TO}", _TODO[MISSING_ROW])
+            raise Refused(MISSING_ROW, f"{change.table} {change.key}: {_NOTHING_TO_ADD_TO}", _ADVICE[MISSING_ROW])
         stamps = ColumnStamps(version.stamp if version else NEVER)
         if version and policies.by_column(table.name):
             made = seen.made(table, row, version)
@@ -171,7 +171,7 @@ class Judge:
         if merged and merged.added and not merged.won and not merged.lost:
             name, winner = "delta", "both"
         elif merged and rule.merge is Merge.COLUMN and change.op is Op.UPDATE:
-            winner = "both" if merged.won else "local"
+            winner = "local" if not merged.won else "incoming" if merged.over and not merged.lost else "both"
         self._record(change, table, row, version, name, winner, seen)
 
     def _record(
@@ -197,7 +197,7 @@ class Judge:
         )
 
 
-_TODO = {
+_ADVICE = {
     "generated_key": "Give each outlet its own key range; re-enter one of the rows under a new key, or discard.",
     "missing_row": "Compare the outlets (`subak compare`); retry once the row is here.",
 }

@@ -24,12 +24,14 @@ from services.kernel.values import Image, Value, canonical
 @dataclass(frozen=True)
 class Merged:
     """`image`: the row, or what its tombstone holds. `won`, `lost`: whether the change wrote some column, and whether some column
-    that it wrote had been written later. `added`: what it contributed, by delta column."""
+    that it wrote had been written later. `over`: whether it wrote over what its author did not know. `added`: what it contributed,
+    by delta column."""
 
     image: Image
     stamps: ColumnStamps
     won: bool
     lost: bool
+    over: bool
     added: Mapping[str, Decimal]
 
 
@@ -65,6 +67,7 @@ def merge(
         ColumnStamps(change.stamp) if whole else stamps.written(winning, change.stamp),
         bool(winning),
         len(winning) < len(columns),
+        any(stamps.at(name) > change.base for name in winning),
         added,
     )
 

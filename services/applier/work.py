@@ -21,9 +21,7 @@ from services.kernel.change import NEVER, Op, Stamp, Transaction
 from services.kernel.dialects import Dialect
 from services.kernel.errors import PermanentError, SubakError, TransientError
 from services.kernel.telemetry import logger
-from services.kernel.wire.messages import (
-    QuarantineReport,
-)
+from services.kernel.wire.messages import QuarantineReport
 
 log = logger("applier")
 

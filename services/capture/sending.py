@@ -18,7 +18,7 @@ from services.capture.polling import Known
 from services.capture.progress import Progress
 from services.capture.storing import Header
 from services.kernel.change import GENESIS
-from services.kernel.errors import PermanentError
+from services.kernel.errors import TransientError
 from services.kernel.failpoint import reach
 from services.kernel.lease import Again
 from services.kernel.link import Channel, RefusedError
@@ -244,10 +244,9 @@ class Sender:
         await until_one_ends(event.wait(), self._stop.wait())
 
 
-def _purged(number: int) -> PermanentError:
-    return PermanentError(
+def _purged(number: int) -> TransientError:
+    return TransientError(
         "purged",
-        f"The hub asks for batch {number}, which was purged here after every outlet had executed it: the hub was put back to a"
-        " backup that is older than that.",
-        "Put the hub back to a newer backup.",
+        f"The hub asks for batch {number}, which was purged here a moment ago, after every outlet had executed it.",
+        "It is asked again, and told so.",
     )

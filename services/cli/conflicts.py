@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import typer
-from sqlalchemy import Row, select
+from sqlalchemy import select
 
 from services.cli.console import console, grid, instant, moment, print_json
 from services.cli.databases import concerns_hub, connected, hub_to_read, hub_url, outlet_settings, require_prepared
 from services.hub import administration
-from services.hub.reporting import ConflictTold
+from services.hub.reporting import ConflictTold, conflict_in
 from services.kernel.schema import CONFLICT
-from services.kernel.wire.messages import ConflictReport
 
 
 def command(
@@ -54,23 +53,10 @@ def _of_one(limit: int) -> list[ConflictTold]:
     with connected(url) as (connection, _):
         require_prepared(connection, url)
         query = select(CONFLICT).order_by(CONFLICT.c.Id.desc()).limit(limit)
-        return [_told(row) for row in reversed(connection.execute(query).all())]
-
-
-def _told(row: Row[Any]) -> ConflictTold:
-    conflict = ConflictReport(
-        table=row.TableName,
-        key=row.RowKey,
-        rule=row.Rule,
-        winner=row.Winner,
-        local_stamp=row.LocalStamp,
-        local_origin=row.LocalOrigin,
-        local_image=row.LocalImage,
-        incoming_stamp=row.IncomingStamp,
-        incoming_origin=row.IncomingOrigin,
-        incoming_image=row.IncomingImage,
-    )
-    return ConflictTold("", row.Sequence, row.DecidedAt, conflict)
+        return [
+            ConflictTold("", row.Sequence, row.DecidedAt, conflict_in(row))
+            for row in reversed(connection.execute(query).all())
+        ]
 
 
 def _document(one: ConflictTold) -> dict[str, Any]:

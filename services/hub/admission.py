@@ -11,7 +11,7 @@ from services.hub.chain import NO_HEAD, Head
 from services.hub.forking import Forks
 from services.hub.reporting import keep_skew, keep_tables
 from services.hub.returning import greet_applier, owes_own
-from services.hub.storing import greet_capture, has_stored
+from services.hub.storing import greet_capture, is_another_epoch
 from services.kernel.errors import ProtocolError
 from services.kernel.wire.messages import HUB, Hello, Role
 
@@ -53,9 +53,10 @@ def admit(connection: Connection, hello: Hello, enrol: bool, forks: Forks, now: 
         raise removed(hello.outlet)
     head = NO_HEAD
     if hello.role is Role.CAPTURE:
+        begins = is_another_epoch(connection, hello.outlet, hello.epoch)
         forgotten = Head(hello.epoch, hello.forgotten, hello.forgotten_digest)
         head = greet_capture(connection, hello.outlet, hello.epoch, hello.position, hello.digest, forgotten)
-        if head.number == 0 and has_stored(connection, hello.outlet):
+        if begins:
             forks.ask(hello.outlet, hello.epoch, hello.instance, owes_own(connection, hello.outlet))
     else:
         greet_applier(connection, hello, now)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from services.kernel.schema import HUB_CONFLICT as CONFLICT
 from services.kernel.schema import HUB_MISFIT as MISFIT
@@ -102,6 +102,22 @@ def conflict_row(outlet: str, sequence: int, position: int, conflict: ConflictRe
     }
 
 
+def conflict_in(row: Row[Any]) -> ConflictReport:
+    """As a row of the hub's table holds it, or of an outlet's."""
+    return ConflictReport(
+        table=row.TableName,
+        key=row.RowKey,
+        rule=row.Rule,
+        winner=row.Winner,
+        local_stamp=row.LocalStamp,
+        local_origin=row.LocalOrigin,
+        local_image=row.LocalImage,
+        incoming_stamp=row.IncomingStamp,
+        incoming_origin=row.IncomingOrigin,
+        incoming_image=row.IncomingImage,
+    )
+
+
 def conflicts(connection: Connection, limit: int) -> list[ConflictTold]:
     """The newest so many that the outlets told of, oldest first."""
     query = select(CONFLICT).order_by(
@@ -112,18 +128,7 @@ def conflicts(connection: Connection, limit: int) -> list[ConflictTold]:
             row.Outlet,
             row.Sequence,
             row.ReportedAt,
-            ConflictReport(
-                table=row.TableName,
-                key=row.RowKey,
-                rule=row.Rule,
-                winner=row.Winner,
-                local_stamp=row.LocalStamp,
-                local_origin=row.LocalOrigin,
-                local_image=row.LocalImage,
-                incoming_stamp=row.IncomingStamp,
-                incoming_origin=row.IncomingOrigin,
-                incoming_image=row.IncomingImage,
-            ),
+            conflict_in(row),
         )
         for row in reversed(connection.execute(query.limit(limit)).all())
     ]

@@ -89,9 +89,10 @@ def greet_capture(
     return greeted
 
 
-def has_stored(connection: Connection, origin: str) -> bool:
-    """Whether the hub has, or had before it purged them, batches of that outlet."""
-    return _head(connection, origin).number > 0
+def is_another_epoch(connection: Connection, origin: str, epoch: str) -> bool:
+    """Whether the hub has, or had before it purged them, batches of that outlet, and the last one is of another epoch."""
+    head = _head(connection, origin)
+    return head.number > 0 and head.epoch != epoch
 
 
 def store_part(connection: Connection, batch: BatchId, index: int, body: bytes) -> None:

@@ -119,6 +119,17 @@ def test_a_capture_waits_until_its_own_batches_are_executed(queue: Queue) -> Non
     assert hello(Role.CAPTURE, "e1") == "fork"
 
 
+def test_an_epoch_that_ended_and_is_forgotten_does_not_go_on(queue: Queue) -> None:
+    """A database put back so far that the hub no longer knows its epoch: its capture says that it has forgotten the first batches of it."""
+    forks = Forks()
+    store(queue, *chain("candi", 2, "e2"))
+    old = Hello(1, Role.CAPTURE, "candi", "e1", 9, GENESIS, instance="p1", forgotten=7, forgotten_digest=b"7" * 32)
+    group = Group(calls=[lambda connection: admit(connection, old, False, forks, queue.now)])
+    (result,) = queue.commit(group).returned
+    assert isinstance(result, SubakError) and result.code == "catching_up"
+    assert store(queue, *chain("candi", 3, "e2")[2:]) == [3], "its present epoch is as it was"
+
+
 def test_a_copy_is_owed_all_that_came_after_it(queue: Queue) -> None:
     store(queue, *chain("amed", 3), *chain("bedugul", 2), *chain("candi", 1))
     execute(queue, "candi", 1, 2)
