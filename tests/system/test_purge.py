@@ -14,8 +14,8 @@ MIX = {"ubud": "mariadb", "kuta": "mysql", "lovina": "sqlite"}
 AT_ONCE = {"SUBAK_KEEP_DAYS": "0"}
 LIMIT = 90.0
 TOMBSTONES = "subak_version WHERE Deleted = 1"
-LEFT = 2
-"""Those of the last batch from elsewhere and of the last of one's own, which say where the outlet stands, go with the next ones."""
+LEFT = len(MIX)
+"""Those of the last batch of each outlet, which says up to which number everything came, go with its next one."""
 
 
 def _count(network: Network, outlet: str, what: str) -> int:
