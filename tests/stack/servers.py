@@ -55,13 +55,19 @@ def scratch() -> Path:
     return Path(tempfile.gettempdir())
 
 
+FIRST_PORT, PORTS_EACH, WORKERS = 15_000, 2_000, 8
+"""Each of the processes that share one test run (pytest-xdist names them gw0, gw1, ...) draws from its own range of ports; all lie below
+those that the system gives to outgoing connections."""
+
 _given: set[int] = set()
 
 
 def free_port() -> int:
-    """Never the same twice in one run, and below the range from which the system gives ports to outgoing connections."""
+    """Never the same twice in one run."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % WORKERS
+    first = FIRST_PORT + worker * PORTS_EACH
     while True:
-        port = random.SystemRandom().randrange(15_000, 32_000)
+        port = random.SystemRandom().randrange(first, first + PORTS_EACH)
         with socket.socket() as probe, suppress(OSError):
             if port not in _given:
                 probe.bind(("127.0.0.1", port))
