@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -169,22 +169,31 @@ def write_ahead(url: URL) -> None:
     connection.close()
 
 
-def found(url: URL, shops: Sequence[str]) -> None:
-    """Creates the company's tables in an empty database, with the rows that are the same everywhere."""
+def found(url: URL, shops: Sequence[str], there: Collection[str] = ()) -> None:
+    """Creates the company's tables, but for those that are `there`, with the rows that are the same everywhere if there are none."""
     if url.get_backend_name() == "sqlite":
         write_ahead(url)
     application = Application(url)
-    application.script(list(named(HERE / f"{dialect_for(url).name}.sql").values()))
+    try:
+        tables = named(HERE / f"{dialect_for(url).name}.sql")
+        application.script([statement for table, statement in tables.items() if table not in there])
+        with application.transaction():
+            ((products,),) = application.run("count_products")
+            if not products:
+                _open(application, shops)
+    finally:
+        application.close()
+
+
+def _open(application: Application, shops: Sequence[str]) -> None:
     draw = random.Random(1)  # the same photos at every outlet
-    with application.transaction():
-        for number, (name, price) in enumerate(PRODUCTS, start=1):
-            application.run("add_product", number, name, price, draw.randbytes(PHOTO_BYTES))
-        for shop in shops:
-            for number in range(1, len(PRODUCTS) + 1):
-                application.run("add_stock", shop, number, OPENING_STOCK)
-        for number, name in enumerate(CUSTOMERS, start=1):
-            application.run("add_customer", number, name, f"customer{number}@example.com", 0)
-    application.close()
+    for number, (name, price) in enumerate(PRODUCTS, start=1):
+        application.run("add_product", number, name, price, draw.randbytes(PHOTO_BYTES))
+    for shop in shops:
+        for number in range(1, len(PRODUCTS) + 1):
+            application.run("add_stock", shop, number, OPENING_STOCK)
+    for number, name in enumerate(CUSTOMERS, start=1):
+        application.run("add_customer", number, name, f"customer{number}@example.com", 0)
 
 
 class Site:
