@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from services.cli import conflicts, outlets, quarantine, running, shop, status, triggers
+from services.cli import conflicts, outlets, pki, quarantine, running, shop, status, triggers
 from services.cli.about import command as about
 from services.cli.compare.command import command as compare
 from services.cli.console import explain
@@ -34,6 +34,7 @@ app.add_typer(running.hub, name="hub")
 app.command(name="capture")(running.capture)
 app.command(name="applier")(running.applier)
 app.add_typer(outlets.app, name="outlet")
+app.add_typer(pki.app, name="pki")
 app.command(name="doctor")(doctor)
 app.add_typer(triggers.app, name="triggers")
 app.command(name="status")(status.command)

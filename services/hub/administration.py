@@ -12,7 +12,7 @@ from enum import StrEnum
 
 from sqlalchemy import Connection, Engine
 
-from services.hub import outlets, reporting, state
+from services.hub import certificates, outlets, reporting, state
 from services.hub.outlets import Outlet
 from services.hub.querylog import LogRow, log_rows
 from services.hub.reporting import ConflictTold, Difference
@@ -97,6 +97,12 @@ def status(engine: Engine) -> list[OutletStatus]:
     """How far each outlet is; by name, without the removed ones."""
     with engine.connect() as connection:
         return read_status(connection, _now())
+
+
+def certificate_ends(engine: Engine) -> int | None:
+    """µs since 1970 UTC: until when the hub's own certificate is good; None: it has none, or has not run since it has."""
+    with engine.connect() as connection:
+        return certificates.own(connection)
 
 
 def log(engine: Engine, limit: int = 50, after: int | None = None) -> list[LogRow]:

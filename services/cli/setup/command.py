@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -12,15 +11,15 @@ import typer
 from sqlalchemy import inspect
 from sqlalchemy.engine import URL
 
+from services.cli import pki
 from services.cli.console import console
 from services.cli.databases import hub_to_change, hub_url, opened
 from services.cli.demo.company import Application, found
 from services.cli.setup.engines import DATABASE, FACTS, SUBAK, Product, address, grants, sample, statements
 from services.cli.setup.secret_files import password, put
 from services.hub import administration
-from services.kernel.authority import AUTHORITY_DAYS, LEAF_DAYS, Authority
+from services.kernel.authority import AUTHORITY_DAYS, LEAF_DAYS
 from services.kernel.schema import is_prepared
-from services.kernel.wire.messages import HUB
 from services.kernel.wire.session import Side
 
 app = typer.Typer(
@@ -29,7 +28,6 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
-PKI_VARIABLE = "SUBAK_PKI"
 AUTHORITY = "Subak"
 HUB_DATABASE = "subak_hub"
 
@@ -51,9 +49,9 @@ def hub(
     secrets: Secrets = Path("/secrets"),
 ) -> None:
     """Make the authority, the hub's certificate, and the passwords of its database."""
-    authority = _authority()
+    authority = pki.authority_at(None)
     authority.init(AUTHORITY, timedelta(days=AUTHORITY_DAYS))
-    authority.issue(HUB, Side.HUB, tls, [one for one in host or () if one], timedelta(days=LEAF_DAYS))
+    authority.issue(str(Side.HUB), Side.HUB, tls, [one for one in host or () if one], timedelta(days=LEAF_DAYS))
     password(secrets / "root")
     own = password(secrets / "password")
     url = URL.create("mysql+pymysql", SUBAK, own, "hub-db", 3306, HUB_DATABASE)
@@ -74,7 +72,7 @@ def outlet(
     ),
 ) -> None:
     """Make the outlet's certificate, and the passwords of its database. The database may start afterwards."""
-    _authority().issue(name, Side.OUTLET, tls, (), timedelta(days=LEAF_DAYS))
+    pki.authority_at(None).issue(name, Side.OUTLET, tls, (), timedelta(days=LEAF_DAYS))
     password(admin / FACTS[engine].administrator)
     for user, folder, file in ((SUBAK, secrets, "url"), (DATABASE, shop, name)):
         url = address(engine, user, password(admin / user), database_host, DATABASE)
@@ -121,7 +119,3 @@ def _greet(names: Sequence[str], new: Sequence[str]) -> None:
         "    docker compose run --rm cli outlet add NAME --engine mysql",
         markup=False,
     )
-
-
-def _authority() -> Authority:
-    return Authority(Path(os.environ.get(PKI_VARIABLE) or "pki"))
