@@ -37,7 +37,7 @@ def init(
     folder: Folder = None,
 ) -> None:
     """Make the authority. One that is there is left as it is."""
-    authority = _authority(folder)
+    authority = authority_at(folder)
     if not 1 <= len(name) <= 64:
         raise PermanentError("pki_name", "An authority's name has 1 to 64 characters.", "Choose another one by --name.")
     made = authority.init(name, timedelta(days=days))
@@ -70,7 +70,7 @@ def issue(
 
     A good one that is there stays, unless it ends within 30 days or is to be renewed.
     """
-    authority = _authority(folder)
+    authority = authority_at(folder)
     _check(name, hub, host)
     target = out or authority.private / name
     side = Side.HUB if hub else Side.OUTLET
@@ -82,7 +82,7 @@ def issue(
 @app.command()
 def revoke(name: Name, folder: Folder = None) -> None:
     """Take back every certificate of NAME: whoever shows one is refused from now on, and cut off where it is connected."""
-    authority = _authority(folder)
+    authority = authority_at(folder)
     revoked = authority.revoke(name)
     for one in revoked:
         console.print(f"{one.certificate}, for {one.side}: revoked", markup=False)
@@ -96,7 +96,7 @@ def list_command(
     as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False, folder: Folder = None
 ) -> None:
     """Every certificate that the authority has made."""
-    issued, now = _authority(folder).listed(), datetime.now(UTC)
+    issued, now = authority_at(folder).listed(), datetime.now(UTC)
     if as_json:
         print_json([_document(one, now) for one in issued])
         return
@@ -127,7 +127,8 @@ def _document(one: Issued, now: datetime) -> dict[str, object]:
     }
 
 
-def _authority(folder: Path | None) -> Authority:
+def authority_at(folder: Path | None) -> Authority:
+    """In that folder; None: in the one that SUBAK_PKI names, or in ./pki."""
     if folder is None:
         faults: list[Fault] = []
         folder = Path(given(os.environ, VARIABLE, faults) or FOLDER)

@@ -7,6 +7,7 @@ driver are the caller's to classify. Times are µs since 1970 UTC.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from enum import StrEnum
 
 from sqlalchemy import Connection, Engine
@@ -34,6 +35,16 @@ def add(engine: Engine, name: str, company: str = "", place: str = "") -> None:
     """From now on `name` is owed what others store. Raises PermanentError `outlet_name`, `outlet_exists`."""
     with engine.begin() as connection:
         outlets.add(connection, name, company, place, _now())
+
+
+def introduce(engine: Engine, names: Sequence[str]) -> list[str]:
+    """Adds those that this hub has never heard of, and returns them; one that was removed stays so. Raises as `add`."""
+    with engine.begin() as connection:
+        known = {outlet.name for outlet in outlets.known(connection)}
+        new = [name for name in names if name not in known]
+        for name in new:
+            outlets.add(connection, name, "", "", _now())
+    return new
 
 
 def remove(engine: Engine, name: str) -> None:

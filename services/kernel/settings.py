@@ -178,6 +178,13 @@ class Settings(BaseModel):
     """The field with the address that TLS is about: without TLS it must be a loopback one. Empty: no TLS here."""
 
 
+class ServingSettings(Settings):
+    """Of what is no service of the network, and says how it is all the same."""
+
+    variables = {"metrics_listen": "SUBAK_METRICS_LISTEN"}
+    metrics_listen: ListenAddress | None = None
+
+
 class HubDatabaseSettings(Settings):
     variables = {"database_url": "SUBAK_HUB_DATABASE_URL"}
     database_url: HubDatabaseUrl
