@@ -43,7 +43,7 @@ def terms(settings: HubSettings) -> Terms:
 async def run(settings: HubSettings, stop: asyncio.Event) -> None:
     """Until `stop` is set. Raises PermanentError when this hub must not go on."""
     health = Health()
-    serve_metrics(settings.metrics_listen, health)
+    serve_metrics(settings.metrics_listen, health, "hub")
     database = Database(open_queue(settings.database_url, clock), health)
     try:
         await until_one_ends(database.start(), _set(stop))

@@ -8,6 +8,7 @@ import ssl
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
+from services.kernel import metrics
 from services.kernel.channel import Channel as Channel
 from services.kernel.channel import RefusedError as RefusedError
 from services.kernel.channel import address_of, connection_error
@@ -144,6 +145,8 @@ class _Keeper:
         channel, welcome = linked
         self._health.link = ""
         self._told = None
+        metrics.LINK_CONNECTIONS.inc()
+        metrics.LINK_CONNECTED.set(1)
         log.info("linked with the hub", hub=str(self._settings.hub), position=welcome.position, paused=welcome.paused)
         loop = asyncio.get_running_loop()
         since = loop.time()
@@ -151,6 +154,7 @@ class _Keeper:
             await _unless(self._stop, self._serve(channel, welcome), FINISH_SECONDS)
         finally:
             self._health.link = "the link with the hub has ended"
+            metrics.LINK_CONNECTED.set(0)
             self._pauses.linked_for(loop.time() - since)
             await channel.close()
 
@@ -162,6 +166,7 @@ class _Keeper:
 
     async def _failed(self, error: SubakError) -> float:
         """Tells about it, and gives the pause before the next try."""
+        metrics.link_failed(error.code)
         self._health.link = f"{error.what} [{error.code}]"
         facts = {"hub": str(self._settings.hub), "code": error.code, "what": error.what, "todo": error.todo}
         if isinstance(error, TransientError) or error.code in PASSING:
@@ -304,6 +309,7 @@ class _Entrance:
             )
         except OSError as error:
             failed = connection_error(error, peer)
+            metrics.link_failed(failed.code)
             log.warning("connection refused", peer=peer, code=failed.code, what=failed.what)
             return False
         if secure is None:  # the peer went away in the very moment
@@ -316,20 +322,24 @@ class _Entrance:
         try:
             await self._handle(channel)
         except (ProtocolError, RefusedError) as error:
+            metrics.link_failed(error.code)
             if (
                 error.code not in IN_LINE
             ):  # asked again every few seconds while all is well: the log would be full of them
                 log.warning("connection refused", code=error.code, what=error.what, outlet=channel.outlet, **facts)
             await channel.refuse(Refused(error.code, error.what, error.todo))
         except TransientError as error:
+            metrics.link_failed(error.code)
             log.info("connection lost", code=error.code, what=error.what, outlet=channel.outlet, **facts)
             await channel.refuse(FAILED)
         except SubakError as error:
+            metrics.link_failed(error.code)
             log.error(
                 "connection failed", code=error.code, what=error.what, todo=error.todo, outlet=channel.outlet, **facts
             )
             await channel.refuse(FAILED)
         except Exception:
+            metrics.link_failed(FAILED.code)
             log.exception("connection failed", outlet=channel.outlet, **facts)
             await channel.refuse(FAILED)
 
