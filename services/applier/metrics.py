@@ -44,7 +44,6 @@ QUARANTINED = Gauge("subak_applier_quarantined_transactions", "Transactions that
 MISFIT_TABLES = Gauge(
     "subak_applier_misfit_tables", "Tables that the conflict rules do not fit; their changes are held."
 )
-DATABASE_UP = Gauge("subak_applier_database_up", "1: the outlet's database answers, and has room.")
 
 
 def applied(delivery: Delivery, outcome: Outcome, took: float, now: int) -> None:

@@ -24,6 +24,7 @@ from services.kernel.change import GENESIS
 from services.kernel.errors import PermanentError, ProtocolError, TransientError
 from services.kernel.failpoint import reach
 from services.kernel.link import Channel
+from services.kernel.metrics import DATABASE_UP
 from services.kernel.telemetry import Health, logger
 from services.kernel.wire.messages import (
     HUB,
@@ -322,7 +323,7 @@ class Receiver:
                 result = action(attempt.retry_state.attempt_number)
                 self._succeeded = time.monotonic()
                 self._health.ready = True
-                metrics.DATABASE_UP.set(1)
+                DATABASE_UP.set(1)
         self._leave_a_turn(begun)
         return result
 
@@ -341,7 +342,7 @@ class Receiver:
             if error.code in ("connection", "disk_full"):
                 self._health.ready = False
                 self._health.detail = error.what
-                metrics.DATABASE_UP.set(0)
+                DATABASE_UP.set(0)
             if state.attempt_number in (10, 100) or state.attempt_number % 1000 == 0:
                 log.warning("trying again", attempt=state.attempt_number, code=error.code, what=error.what)
 

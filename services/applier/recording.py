@@ -78,9 +78,12 @@ class Outcome:
             if self.told_bytes <= MAX_TOLD_BYTES:
                 self.told.append(told)
         self.changes += len(changes)
-        self.changes_by.update((one.table.name, one.change.op) for one in changes)
+        made = 0
+        for one in changes:
+            self.changes_by[one.table.name, one.change.op] += 1
+            made = max(made, one.change.stamp.time)
         if changes:
-            self.made.append(max(one.change.stamp.time for one in changes))
+            self.made.append(made)
         self.tables.update(write.table.name for write in part.writes)
 
 

@@ -27,7 +27,6 @@ CLOCK_SKEW = Gauge("subak_capture_clock_skew_seconds", "The hub's clock less tha
 HELD = Gauge(
     "subak_capture_held_changes", "Changes that wait for a clock: one of them is stamped too far ahead of the hub's."
 )
-DATABASE_UP = Gauge("subak_capture_database_up", "1: the outlet's database answers.")
 
 
 def count(counter: Counter, changes: Counts[tuple[str, Op]]) -> None:

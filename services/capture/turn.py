@@ -21,6 +21,7 @@ from services.kernel.dialects import dialect_for
 from services.kernel.errors import PermanentError, TransientError
 from services.kernel.lease import Again
 from services.kernel.link import keep_linked
+from services.kernel.metrics import DATABASE_UP
 from services.kernel.settings import OutletSettings
 from services.kernel.tasks import until_all_end
 from services.kernel.telemetry import Health, logger
@@ -254,7 +255,7 @@ class Turn:
         if self._over.is_set():
             return
         self._health.ready = self._wrong is None
-        metrics.DATABASE_UP.set(self._wrong is None)
+        DATABASE_UP.set(self._wrong is None)
         held = (
             f"changes held: {self._held}, one of them is stamped too far ahead of the hub's clock" if self._held else ""
         )

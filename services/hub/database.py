@@ -14,6 +14,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wai
 from services.hub import metrics
 from services.hub.queue import Group, Queue, Results
 from services.kernel.errors import TransientError
+from services.kernel.metrics import DATABASE_UP
 from services.kernel.telemetry import Health, logger
 
 READERS = 4
@@ -73,7 +74,7 @@ class Database:
             reraise=True,
         )
         result: T = await tries(attempt)
-        metrics.DATABASE_UP.set(1)
+        DATABASE_UP.set(1)
         if self._away:
             self._away = False
             self._health.ready, self._health.detail = self._before
@@ -85,7 +86,7 @@ class Database:
         if isinstance(error, TransientError):
             metrics.DATABASE_FAILURES.labels(error.code).inc()
         if isinstance(error, TransientError) and state.attempt_number > 1:
-            metrics.DATABASE_UP.set(0)
+            DATABASE_UP.set(0)
             if not self._away:
                 self._away, self._before = True, (self._health.ready, self._health.detail)
             self._health.ready, self._health.detail = False, str(error)

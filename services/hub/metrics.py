@@ -62,7 +62,6 @@ COMMIT_DURATION = Histogram(
     "Transactions in which batches or acknowledgements were stored, with the tries that failed.",
     buckets=COMMIT_SECONDS,
 )
-DATABASE_UP = Gauge("subak_hub_database_up", "1: the hub's database answers.")
 DATABASE_FAILURES = Counter("subak_hub_database_failures_total", "Tries that failed, by reason.", ["code"])
 
 _BY_OUTLET = (

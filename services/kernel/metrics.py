@@ -18,6 +18,8 @@ OUTLETS = CollectorRegistry()
 """What only the services of an outlet have."""
 
 BUILD = Gauge("subak_build_info", "1: this version runs.", ["version", "service", "outlet"])
+DATABASE_UP = Gauge("subak_database_up", "1: this service's database answers, and has room.")
+STANDBY = Gauge("subak_standby", "1: another process does this service's work; this one stands by.", registry=OUTLETS)
 LINK_FAILURES = Counter(
     "subak_link_failures_total", "Connections that were refused, failed or broke, by reason.", ["code"]
 )
