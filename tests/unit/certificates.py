@@ -17,7 +17,7 @@ from services.kernel.credentials import Credentials
 from services.kernel.tls import TlsSettings
 from services.kernel.wire.session import Side
 
-ISSUER_DAYS = 30
+ISSUER_DAYS = 3650
 
 
 class Certificates:

@@ -324,4 +324,8 @@ def test_the_command(tmp_path: Path) -> None:
         ("ubud", "outlet", "revoked"),
     ]
     assert "revoked on" in subak(here, "pki", "list")
+    assert "The authority itself ends" not in subak(here, "pki", "list")
     subak({}, "pki", "list", "--dir", str(tmp_path / "nowhere"), code=2)
+    short = {"SUBAK_PKI": str(tmp_path / "short")}
+    subak(short, "pki", "init", "--days", "90")
+    assert "The authority itself ends" in subak(short, "pki", "issue", "ubud")
