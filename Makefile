@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 SUBAK := $(BIN)/subak
+WORKERS ?= 3
 
 .DEFAULT_GOAL := help
 .PHONY: help setup check unit test chaos mutants demo bench clean
@@ -31,9 +32,9 @@ check: setup  ## style, types, layering, SQL
 unit: setup  ## the tests that need no server, in under a minute
 	@$(BIN)/pytest tests/unit
 
-test: setup  ## everything, on real databases
+test: setup  ## everything, on real databases (WORKERS=3: processes at a time, each with servers of its own)
 	@bash tests/engines.sh
-	@$(BIN)/pytest tests
+	@$(BIN)/pytest --numprocesses $(WORKERS) --dist worksteal tests
 
 chaos: setup  ## faults by seed for SECONDS=600, SEED=n to repeat (ENGINES=sqlite,mariadb: only these)
 	@bash tests/engines.sh

@@ -29,7 +29,7 @@ import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
 from sqlalchemy.engine import URL
@@ -162,6 +162,20 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
             report.sections.extend((f"log of {name}", tail) for name, tail in network.logs())
             report.sections.extend(network.books())
     return report
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A worker of pytest-xdist tells the run's own process which engines it had."""
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["engines"] = (_versions, _missing)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    versions, missing = getattr(node, "workeroutput", {}).get("engines", ({}, {}))
+    _versions.update(versions)
+    _missing.update(missing)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -55,13 +55,19 @@ def scratch() -> Path:
     return Path(tempfile.gettempdir())
 
 
+FIRST_PORT, PORTS_EACH, WORKERS = 15_000, 2_000, 8
+"""Each of the processes that share one test run (pytest-xdist names them gw0, gw1, ...) draws from its own range of ports; all lie below
+those that the system gives to outgoing connections."""
+
 _given: set[int] = set()
 
 
 def free_port() -> int:
-    """Never the same twice in one run, and below the range from which the system gives ports to outgoing connections."""
+    """Never the same twice in one run."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % WORKERS
+    first = FIRST_PORT + worker * PORTS_EACH
     while True:
-        port = random.SystemRandom().randrange(15_000, 32_000)
+        port = random.SystemRandom().randrange(first, first + PORTS_EACH)
         with socket.socket() as probe, suppress(OSError):
             if port not in _given:
                 probe.bind(("127.0.0.1", port))
@@ -132,7 +138,7 @@ class MysqlServer:
         limit = time.monotonic() + START_SECONDS
         while True:
             try:
-                with self._administrator():
+                with self.administrator():
                     return process
             except pymysql.err.OperationalError:
                 if process.poll() is not None or time.monotonic() > limit:
@@ -141,7 +147,7 @@ class MysqlServer:
                 time.sleep(0.05)
 
     @contextmanager
-    def _administrator(self) -> Iterator[pymysql.cursors.Cursor]:
+    def administrator(self) -> Iterator[pymysql.cursors.Cursor]:
         connection = pymysql.connect(
             unix_socket=f"{self._folder}/s.sock", user="root", password=_ROOT_PASSWORD, autocommit=True
         )
@@ -152,13 +158,13 @@ class MysqlServer:
             connection.close()
 
     def version(self) -> str:
-        with self._administrator() as cursor:
+        with self.administrator() as cursor:
             cursor.execute("SELECT VERSION()")
             (version,) = cursor.fetchone() or ("?",)
         return f"{'MariaDB' if self.name == 'mariadb' else 'MySQL'} {str(version).partition('-')[0]}"
 
     def create(self, database: str) -> URL:
-        with self._administrator() as cursor:
+        with self.administrator() as cursor:
             cursor.execute(f"CREATE DATABASE `{database}` CHARACTER SET utf8mb4")
             cursor.execute(f"GRANT ALL ON `{database.replace('_', chr(92) + '_')}`.* TO '{_USER}'@'%'")
             if self.name == "mysql":  # as the README advises: each transaction then travels by itself
@@ -174,7 +180,7 @@ class MysqlServer:
         )
 
     def drop(self, url: URL) -> None:
-        with self._administrator() as cursor:
+        with self.administrator() as cursor:
             cursor.execute("SELECT ID FROM information_schema.PROCESSLIST WHERE DB = %s", (url.database,))
             for (connection,) in cursor.fetchall():
                 with suppress(pymysql.err.MySQLError):  # it went by itself
@@ -183,7 +189,7 @@ class MysqlServer:
 
     def latest_deadlock(self) -> str:
         """What InnoDB tells of the last deadlock since the server started."""
-        with self._administrator() as cursor:
+        with self.administrator() as cursor:
             cursor.execute("SHOW ENGINE INNODB STATUS")
             status = str((cursor.fetchone() or ("", "", ""))[2])
         _, _, deadlock = status.partition("LATEST DETECTED DEADLOCK")

@@ -178,17 +178,17 @@ def sample(name: str, **labels: str) -> float | None:
 def test_a_batch_is_counted_by_table_and_operation_and_by_how_long_it_took() -> None:
     delivery = Delivery(1, 0, "lovina", "e", 1, b"", b"", 3, 2, 70, 1)
     outcome = Outcome(changes=3, made=[1_000_000, 9_000_000])
-    outcome.changes_by.update({("sales", Op.INSERT): 2, ("stock", Op.UPDATE): 1})
-    outcome.conflicts_by["stock", "delta"] = 1
-    outcome.quarantined.append(QuarantineReport(0, "check", "Too little."))
+    outcome.changes_by.update({("sales_here", Op.INSERT): 2, ("stock_here", Op.UPDATE): 1})
+    outcome.conflicts_by["stock_here", "delta"] = 1
+    outcome.quarantined.append(QuarantineReport(0, "only_here", "Too little."))
     before = {bound: sample("subak_applier_latency_seconds_bucket", le=bound) or 0 for bound in ("0.01", "5.0", "+Inf")}
     applier.applied(delivery, outcome, 0.2, 4_000_000)  # the second was made at a clock that is 5 s ahead
-    assert sample("subak_applier_changes_total", table="sales", operation="insert") == 2
-    assert sample("subak_applier_changes_total", table="stock", operation="update") == 1
+    assert sample("subak_applier_changes_total", table="sales_here", operation="insert") == 2
+    assert sample("subak_applier_changes_total", table="stock_here", operation="update") == 1
     assert sample("subak_applier_batches_total", origin="lovina") == 1
     assert sample("subak_applier_bytes_total", origin="lovina") == 70
-    assert sample("subak_applier_conflicts_total", table="stock", rule="delta") == 1
-    assert sample("subak_applier_newly_quarantined_transactions_total", code="check") == 1
+    assert sample("subak_applier_conflicts_total", table="stock_here", rule="delta") == 1
+    assert sample("subak_applier_newly_quarantined_transactions_total", code="only_here") == 1
     after = {bound: sample("subak_applier_latency_seconds_bucket", le=bound) or 0 for bound in before}
     assert {bound: after[bound] - before[bound] for bound in before} == {"0.01": 1, "5.0": 2, "+Inf": 2}
     applier.applied(delivery, Outcome(duplicate=True), 0.2, 4_000_000)
