@@ -37,6 +37,11 @@ LIMIT = Gauge(
     "Part of the nearer limit, by age or size, that waits for the outlet; at 1 it is given up. Measured once a minute.",
     ["outlet"],
 )
+CERTIFICATE_EXPIRY = Gauge(
+    "subak_hub_certificate_expiry_timestamp_seconds",
+    "End of the certificate that the outlet has shown last, in seconds since 1970 UTC.",
+    ["outlet"],
+)
 RESYNC = Gauge("subak_hub_resync", "1: the outlet was given up, and needs a newer database.", ["outlet"])
 QUARANTINED = Gauge(
     "subak_hub_quarantined_transactions", "Transactions that the outlet reports as quarantined.", ["outlet"]
@@ -85,6 +90,8 @@ def outlets(known: Sequence[OutletStatus]) -> None:
         RESYNC.labels(outlet.name).set(outlet.resync_at is not None)
         if outlet.skew_seconds is not None:
             SKEW.labels(outlet.name).set(outlet.skew_seconds)
+        if outlet.certificate_ends is not None:
+            CERTIFICATE_EXPIRY.labels(outlet.name).set(outlet.certificate_ends / 1e6)
         for metric in _BY_OUTLET:
             metric.labels(outlet.name)  # is there from the beginning, with 0
         for metric in _BY_ROLE:
@@ -92,7 +99,7 @@ def outlets(known: Sequence[OutletStatus]) -> None:
                 metric.labels(outlet.name, role.value)
     names = {outlet.name for outlet in known}
     for gone in _outlets - names:
-        for metric in (*_BY_OUTLET, SKEW):
+        for metric in (*_BY_OUTLET, SKEW, CERTIFICATE_EXPIRY):
             _forget(metric, gone)
         for metric in _BY_ROLE:
             for role in Role:
