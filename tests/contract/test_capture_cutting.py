@@ -96,7 +96,7 @@ def test_a_user_who_may_not_read_the_names_gets_triggers_without_them(
 ) -> None:
     user = f"clerk_{outlet.url.database}"[:32]
     engine = outlet.dialect.engine(outlet.url.set(username=user, password="secret"), Purpose.WRITE)
-    with servers.server(engine_name)._administrator() as administrator:  # type: ignore[attr-defined]
+    with servers.server(engine_name).administrator() as administrator:  # type: ignore[attr-defined]
         administrator.execute(f"CREATE USER '{user}'@'%' IDENTIFIED BY 'secret'")
         administrator.execute(f"GRANT ALL ON {outlet.url.database}.* TO '{user}'@'%'")
         try:

@@ -107,7 +107,7 @@ def test_a_missing_privilege_is_told_with_the_grant_that_helps(
 ) -> None:
     user = f"clerk_{outlet.url.database}"[:32]
     engine = outlet.dialect.engine(outlet.url.set(username=user, password="secret"), Purpose.WRITE)
-    with servers.server(engine_name)._administrator() as administrator:  # type: ignore[attr-defined]
+    with servers.server(engine_name).administrator() as administrator:  # type: ignore[attr-defined]
         administrator.execute(f"CREATE USER '{user}'@'%' IDENTIFIED BY 'secret'")
         administrator.execute(
             f"GRANT SELECT, INSERT, UPDATE, DELETE, CREATE ON {outlet.url.database}.* TO '{user}'@'%'"

@@ -191,14 +191,14 @@ def test_lacking_privileges_are_named(database_url: URL, engine_name: str, serve
     clean(database_url)
     server = servers.server(engine_name)
     assert isinstance(server, MysqlServer)
-    with server._administrator() as cursor:
+    with server.administrator() as cursor:
         cursor.execute("CREATE USER IF NOT EXISTS 'weak'@'%' IDENTIFIED BY 'secret'")
         cursor.execute(f"GRANT SELECT, INSERT, CREATE ON `{database_url.database}`.* TO 'weak'@'%'")
     try:
         weak = database_url.set(username="weak")
         todos = {finding.todo for finding in examine(weak, ("*",))[2] if finding.code == "privilege"}
     finally:
-        with server._administrator() as cursor:
+        with server.administrator() as cursor:
             cursor.execute("DROP USER 'weak'@'%'")
     for privilege in ("TRIGGER ON", "UPDATE ON", "DELETE ON"):
         assert any(privilege in todo for todo in todos), todos

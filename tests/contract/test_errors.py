@@ -135,7 +135,7 @@ def test_a_lost_connection_is_transient(database: Database, servers: Servers, en
     assert isinstance(server, MysqlServer)
     with pytest.raises(DBAPIError) as caught, database.engine.connect() as connection:
         number = connection.exec_driver_sql("SELECT CONNECTION_ID()").scalar()
-        with server._administrator() as administrator:
+        with server.administrator() as administrator:
             administrator.execute(f"KILL {number}")
         connection.exec_driver_sql("SELECT 1")
     assert isinstance(error := database.dialect.classify(caught.value), TransientError)

@@ -165,7 +165,7 @@ def test_the_hour_that_comes_twice(make: Make, servers: Servers, engine_name: st
     outlet = make("CREATE TABLE event (id INT NOT NULL PRIMARY KEY, at TIMESTAMP NULL)")
     server = servers.server(engine_name)
     assert isinstance(server, MysqlServer)
-    with server._administrator() as administrator:
+    with server.administrator() as administrator:
         for statement in _ZONE:
             administrator.execute(statement)
     with session(outlet, "SET time_zone = '+00:00'") as cursor:
@@ -225,7 +225,7 @@ def test_transactions_have_their_names_where_the_server_gives_them(
     if engine_name == "mysql":
         server = servers.server("mysql")
         assert isinstance(server, MysqlServer)
-        with server._administrator() as administrator:
+        with server.administrator() as administrator:
             administrator.execute("GRANT SELECT ON performance_schema.* TO app")
         outlet.install()
         outlet.seen()

@@ -138,7 +138,7 @@ class MysqlServer:
         limit = time.monotonic() + START_SECONDS
         while True:
             try:
-                with self._administrator():
+                with self.administrator():
                     return process
             except pymysql.err.OperationalError:
                 if process.poll() is not None or time.monotonic() > limit:
@@ -147,7 +147,7 @@ class MysqlServer:
                 time.sleep(0.05)
 
     @contextmanager
-    def _administrator(self) -> Iterator[pymysql.cursors.Cursor]:
+    def administrator(self) -> Iterator[pymysql.cursors.Cursor]:
         connection = pymysql.connect(
             unix_socket=f"{self._folder}/s.sock", user="root", password=_ROOT_PASSWORD, autocommit=True
         )
@@ -158,13 +158,13 @@ class MysqlServer:
             connection.close()
 
     def version(self) -> str:
-        with self._administrator() as cursor:
+        with self.administrator() as cursor:
             cursor.execute("SELECT VERSION()")
             (version,) = cursor.fetchone() or ("?",)
         return f"{'MariaDB' if self.name == 'mariadb' else 'MySQL'} {str(version).partition('-')[0]}"
 
     def create(self, database: str) -> URL:
-        with self._administrator() as cursor:
+        with self.administrator() as cursor:
             cursor.execute(f"CREATE DATABASE `{database}` CHARACTER SET utf8mb4")
             cursor.execute(f"GRANT ALL ON `{database.replace('_', chr(92) + '_')}`.* TO '{_USER}'@'%'")
             if self.name == "mysql":  # as the README advises: each transaction then travels by itself
@@ -180,7 +180,7 @@ class MysqlServer:
         )
 
     def drop(self, url: URL) -> None:
-        with self._administrator() as cursor:
+        with self.administrator() as cursor:
             cursor.execute("SELECT ID FROM information_schema.PROCESSLIST WHERE DB = %s", (url.database,))
             for (connection,) in cursor.fetchall():
                 with suppress(pymysql.err.MySQLError):  # it went by itself
@@ -189,7 +189,7 @@ class MysqlServer:
 
     def latest_deadlock(self) -> str:
         """What InnoDB tells of the last deadlock since the server started."""
-        with self._administrator() as cursor:
+        with self.administrator() as cursor:
             cursor.execute("SHOW ENGINE INNODB STATUS")
             status = str((cursor.fetchone() or ("", "", ""))[2])
         _, _, deadlock = status.partition("LATEST DETECTED DEADLOCK")

@@ -37,7 +37,7 @@ def owned(servers: Servers, engine_name: str) -> str:
     """The URL of a server for one who may have the demo's databases there, and no others."""
     server = servers.server(engine_name)
     assert isinstance(server, MysqlServer)
-    with server._administrator() as cursor:
+    with server.administrator() as cursor:
         cursor.execute("CREATE USER IF NOT EXISTS 'owner'@'%' IDENTIFIED BY 'secret'")
         cursor.execute("GRANT ALL ON `subak\\_demo\\_%`.* TO 'owner'@'%'")
     return f"mysql+pymysql://owner:secret@127.0.0.1:{server.port}/"
@@ -51,7 +51,7 @@ def left_on(servers: Servers, engine_name: str) -> list[str]:
             query = "SELECT name FROM sys.databases WHERE name LIKE 'subak[_]demo[_]%'"
             return [str(name) for name in connection.exec_driver_sql(query).scalars()]
     assert isinstance(server, MysqlServer)
-    with server._administrator() as cursor:
+    with server.administrator() as cursor:
         cursor.execute("SHOW DATABASES LIKE 'subak\\_demo\\_%'")
         return [str(name) for (name,) in cursor.fetchall()]
 
