@@ -77,6 +77,7 @@ def issue(
     handed = authority.issue(name, side, target, host or [], timedelta(days=days), renew)
     done = "is made" if handed.new else "is there already"
     console.print(f"{handed.certificate} {done}: {target}/ca.pem, cert.pem, key.pem", markup=False)
+    _warn_of_the_end(authority)
 
 
 @app.command()
@@ -96,7 +97,8 @@ def list_command(
     as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False, folder: Folder = None
 ) -> None:
     """Every certificate that the authority has made."""
-    issued, now = authority_at(folder).listed(), datetime.now(UTC)
+    authority, now = authority_at(folder), datetime.now(UTC)
+    issued = authority.listed()
     if as_json:
         print_json([_document(one, now) for one in issued])
         return
@@ -112,6 +114,19 @@ def list_command(
     ]
     columns = ["name", "for", "serial", "good until", ""]
     console.print(grid(columns, rows) if rows else "No certificate yet: `subak pki issue NAME`.")
+    _warn_of_the_end(authority)
+
+
+def _warn_of_the_end(authority: Authority) -> None:
+    ends = authority.ends()
+    if ends - datetime.now(UTC) < timedelta(days=LEAF_DAYS):
+        console.print(
+            f"The authority itself ends on {moment(ends)}, and every certificate with it. Make a new one in another folder; while"
+            " both are in use, SUBAK_TLS_CA may hold the certificates of both, one below the other.",
+            style="yellow",
+            markup=False,
+            soft_wrap=True,
+        )
 
 
 def _document(one: Issued, now: datetime) -> dict[str, object]:

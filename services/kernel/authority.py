@@ -147,6 +147,10 @@ class Authority:
                 found.append(Issued(one, side, revoked.get(one.serial)))
         return sorted(found, key=lambda one: (one.certificate.name or "", -one.certificate.starts.timestamp()))
 
+    def ends(self) -> datetime:
+        """When the authority's own certificate ends, and with it all that it has made. Raises as `listed`."""
+        return self._certificate().not_valid_after_utc
+
     # ---- its own files
 
     def _certificate(self) -> x509.Certificate:
