@@ -44,6 +44,7 @@ docker_process_sql() { MYSQL_PWD=$root_password "$client" --user=root --socket="
 
 accounts() {
     local host=${1:-%}
+    [[ -z $maria ]] || echo "DROP USER IF EXISTS 'root'@'127.0.0.1', 'root'@'::1', 'root'@$(quoted "$(cat /proc/sys/kernel/hostname)");" # no password
     echo "ALTER USER 'root'@'localhost' IDENTIFIED BY $(quoted "$root_password");"
     if [[ $host != localhost ]]; then
         echo "CREATE USER 'root'@$(quoted "$host") IDENTIFIED BY $(quoted "$root_password");"
