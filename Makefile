@@ -7,7 +7,7 @@ SUBAK := $(BIN)/subak
 WORKERS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check unit test chaos mutants demo bench clean
+.PHONY: help setup lock check unit test chaos mutants demo bench clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,6 +20,15 @@ $(STAMP): pyproject.toml
 	@echo "setup: installing into $(VENV) ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $(STAMP)
+
+LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --upgrade
+
+lock: setup  ## renew deploy/locks, from which the images are made, after pyproject.toml was changed
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@$(LOCK) pyproject.toml --output-file deploy/locks/hub.txt
+	@$(LOCK) pyproject.toml --extra mssql --output-file deploy/locks/outlet.txt
+	@echo 'setuptools>=77' | $(LOCK) - --output-file deploy/locks/build.txt
+	@echo 'mssql-python-odbc' | $(LOCK) - --output-file deploy/locks/microsoft.txt
 
 check: setup  ## style, types, layering, SQL
 	@$(BIN)/ruff check .

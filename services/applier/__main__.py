@@ -16,7 +16,7 @@ from services.applier import standing
 from services.applier.applying import Applier
 from services.applier.receiving import Receiver
 from services.applier.standing import Standing
-from services.kernel import schema
+from services.kernel import expiry, schema
 from services.kernel.dialects import Purpose, dialect_for, require_file
 from services.kernel.errors import PermanentError, TransientError
 from services.kernel.lease import Again, Turns
@@ -41,7 +41,8 @@ async def _serve(settings: OutletSettings, stop: asyncio.Event, nudge: asyncio.E
     url = settings.database_url
     require_file(url, may_be_away=True)
     turn = partial(_turn, settings, secrets.token_hex(8), nudge, health)
-    await Turns(dialect_for(url), url, "applier", turn, stop, health).run()
+    async with expiry.watched(settings.tls):
+        await Turns(dialect_for(url), url, "applier", turn, stop, health).run()
 
 
 async def _turn(

@@ -8,6 +8,7 @@ from importlib.metadata import version
 
 from services.capture.clock import HubClock
 from services.capture.turn import Turn
+from services.kernel import expiry
 from services.kernel.change import GENESIS
 from services.kernel.dialects import dialect_for, require_file
 from services.kernel.lease import Turns
@@ -39,7 +40,8 @@ class Service:
         url = self._settings.database_url
         require_file(url, may_be_away=True)
         serve_metrics(self._settings.metrics_listen, self.health)
-        await Turns(dialect_for(url), url, "capture", self._turn, self._stop, self.health).run()
+        async with expiry.watched(self._settings.tls):
+            await Turns(dialect_for(url), url, "capture", self._turn, self._stop, self.health).run()
 
     async def _turn(self, over: asyncio.Event) -> None:
         await Turn(self._settings, self._me, self._hub_clock, over, self._nudge, self.health).run()

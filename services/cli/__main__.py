@@ -6,13 +6,14 @@ import sys
 
 import typer
 
-from services.cli import conflicts, outlets, quarantine, running, status, triggers
+from services.cli import conflicts, outlets, pki, quarantine, running, shop, status, triggers
 from services.cli.about import command as about
 from services.cli.compare.command import command as compare
 from services.cli.console import explain
 from services.cli.demo.command import command as demo
 from services.cli.doctor.command import command as doctor
 from services.cli.querylog.command import command as log
+from services.cli.setup import command as setup
 from services.kernel.errors import PermanentError, SubakError
 
 FAILED = 2
@@ -33,6 +34,7 @@ app.add_typer(running.hub, name="hub")
 app.command(name="capture")(running.capture)
 app.command(name="applier")(running.applier)
 app.add_typer(outlets.app, name="outlet")
+app.add_typer(pki.app, name="pki")
 app.command(name="doctor")(doctor)
 app.add_typer(triggers.app, name="triggers")
 app.command(name="status")(status.command)
@@ -40,6 +42,8 @@ app.command(name="log")(log)
 app.command(name="conflicts")(conflicts.command)
 app.add_typer(quarantine.app, name="quarantine")
 app.command(name="compare")(compare)
+app.add_typer(setup.app, name="setup")
+app.command(name="shop")(shop.command)
 app.command(name="about")(about)
 
 

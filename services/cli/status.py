@@ -26,6 +26,7 @@ from services.cli.databases import (
     require_prepared,
     state,
 )
+from services.cli.expiring import day, own_ends, print_warning
 from services.hub import administration
 from services.hub.administration import HubState
 from services.hub.limits import WARNING_RATIO
@@ -57,6 +58,7 @@ def command(as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")]
         with connected(settings.database_url) as (connection, _):
             require_prepared(connection, settings.database_url)
             document = outlet_status(connection, now(), settings.clock_limit)
+        document["certificate_expires"] = instant(own_ends())
         print_json(document) if as_json else _render_outlet(document)
 
 
@@ -97,6 +99,7 @@ def hub_status(engine: Engine, answers: bool | None) -> dict[str, Any]:
             "limit_ratio": round(it.limit_ratio, 3),
             "given_up": {"since": instant(it.resync_at), "why": it.resync_reason} if it.resync_at else None,
             "clock_skew_seconds": None if it.skew_seconds is None else round(it.skew_seconds, 3),
+            "certificate_expires": instant(it.certificate_ends),
             "misfits": list(it.misfits),
         }
         for it in administration.status(engine)
@@ -105,7 +108,8 @@ def hub_status(engine: Engine, answers: bool | None) -> dict[str, Any]:
         {"table": it.table, "kinds": [list(kind) for kind in it.kinds], "missing": list(it.missing)}
         for it in administration.differences(engine)
     ]
-    return {"hub": state.value, "outlets": outlets, "tables_that_differ": tables}
+    expires = instant(administration.certificate_ends(engine))
+    return {"hub": state.value, "certificate_expires": expires, "outlets": outlets, "tables_that_differ": tables}
 
 
 def outlet_status(connection: Connection, now: int, clock_limit: float = CLOCK_LIMIT_SECONDS) -> dict[str, Any]:
@@ -145,6 +149,7 @@ def outlet_status(connection: Connection, now: int, clock_limit: float = CLOCK_L
 def _render_hub(document: dict[str, Any]) -> None:
     hub = document["hub"]
     console.print(Text.assemble("hub: ", (hub, _STYLES[hub])))
+    print_warning("The hub's", document["certificate_expires"], "hub --hub")
     numbers = ["deliveries waiting", "oldest", "quarantined", "conflicts"]
     rows = [
         [
@@ -156,14 +161,17 @@ def _render_hub(document: dict[str, Any]) -> None:
             f"{it['oldest_seconds']} s" if it["waiting"] else "-",
             str(it["quarantined"]),
             str(it["conflicts"]),
+            day(it["certificate_expires"]),
         ]
         for it in document["outlets"]
     ]
-    console.print(grid(["outlet", "company", "place", "", *numbers], rows, right=numbers))
+    console.print(grid(["outlet", "company", "place", "", *numbers, "certificate until"], rows, right=numbers))
     if not rows:
         console.print("No outlet yet: `subak outlet add NAME`, or start the hub with SUBAK_HUB_ENROL=open.")
     if any(it["quarantined"] for it in document["outlets"]):
         console.print("Quarantined: run `subak quarantine list` at that outlet.", style="yellow")
+    for it in document["outlets"]:
+        print_warning(f"{it['outlet']}'s", it["certificate_expires"], it["outlet"])
     for sentence in warnings(document):
         console.print(Text(sentence, style="yellow"), soft_wrap=True)
 
@@ -209,8 +217,10 @@ def _render_outlet(document: dict[str, Any]) -> None:
         ["quarantined", str(document["quarantined"])],
         ["discarded rows, still different", str(document["different"])],
         ["conflicts", str(document["conflicts"])],
+        ["certificate until", day(document["certificate_expires"])],
     ]
     console.print(grid(["", ""], rows))
+    print_warning("This outlet's", document["certificate_expires"], document["outlet"] or "NAME")
     if document["quarantined"]:
         console.print("Quarantined: run `subak quarantine list`.", style="yellow")
     if document["changes_ahead"]:

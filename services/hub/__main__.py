@@ -16,10 +16,13 @@ from services.hub.housekeeping import Terms
 from services.hub.limits import Limits
 from services.hub.outlets import nobody_online
 from services.hub.queue import open_queue
-from services.kernel.link import serve
+from services.kernel import expiry
+from services.kernel.credentials import Credentials
+from services.kernel.entrance import serve
 from services.kernel.settings import HubSettings, load_or_exit
 from services.kernel.tasks import until_one_ends
 from services.kernel.telemetry import Health, logger, run_service, serve_metrics
+from services.kernel.wire.session import Side
 
 LAST_COMMIT_SECONDS = 1.5
 """For the commit that runs when everybody has said bye."""
@@ -46,23 +49,27 @@ async def run(settings: HubSettings, stop: asyncio.Event) -> None:
     serve_metrics(settings.metrics_listen, health)
     database = Database(open_queue(settings.database_url, clock), health)
     try:
-        await until_one_ends(database.start(), _set(stop))
-        if not stop.is_set():
-            await _serve(settings, database, health, stop)
+        async with expiry.watched(settings.tls):
+            await until_one_ends(database.start(), _set(stop))
+            if not stop.is_set():
+                await _serve(settings, database, health, stop)
     finally:
         database.close()
 
 
 async def _serve(settings: HubSettings, database: Database, health: Health, stop: asyncio.Event) -> None:
     voice = Voice(uuid.uuid4().hex)
-    broker = Broker(database, settings.enrol, settings.tls is not None, terms(settings), voice)
+    credentials = Credentials.of(settings.tls, Side.HUB)
+    broker = Broker(database, settings.enrol, credentials, terms(settings), voice)
     writing = asyncio.create_task(broker.writer.run())
     await until_one_ends(broker.housekeeping.begin(), _result(writing), _set(stop))
-    server = await serve(settings.listen, settings.tls, broker.handle)
+    server = await serve(settings.listen, credentials, broker.handle)
     log.info("hub is listening", host=settings.listen.host, port=settings.listen.port)
     health.ready, health.detail = True, "listening"
     try:
-        await until_one_ends(_result(writing), broker.watch(), broker.housekeeping.run(), _set(stop))
+        await until_one_ends(
+            _result(writing), broker.watch(), broker.watch_certificates(), broker.housekeeping.run(), _set(stop)
+        )
     finally:
         health.ready, health.detail = False, "stopping"
         server.close()

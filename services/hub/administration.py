@@ -7,11 +7,12 @@ driver are the caller's to classify. Times are µs since 1970 UTC.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from enum import StrEnum
 
 from sqlalchemy import Connection, Engine
 
-from services.hub import outlets, reporting, state
+from services.hub import certificates, outlets, reporting, state
 from services.hub.outlets import Outlet
 from services.hub.querylog import LogRow, log_rows
 from services.hub.reporting import ConflictTold, Difference
@@ -34,6 +35,16 @@ def add(engine: Engine, name: str, company: str = "", place: str = "") -> None:
     """From now on `name` is owed what others store. Raises PermanentError `outlet_name`, `outlet_exists`."""
     with engine.begin() as connection:
         outlets.add(connection, name, company, place, _now())
+
+
+def introduce(engine: Engine, names: Sequence[str]) -> list[str]:
+    """Adds those that this hub has never heard of, and returns them; one that was removed stays so. Raises as `add`."""
+    with engine.begin() as connection:
+        known = {outlet.name for outlet in outlets.known(connection)}
+        new = [name for name in names if name not in known]
+        for name in new:
+            outlets.add(connection, name, "", "", _now())
+    return new
 
 
 def remove(engine: Engine, name: str) -> None:
@@ -86,6 +97,12 @@ def status(engine: Engine) -> list[OutletStatus]:
     """How far each outlet is; by name, without the removed ones."""
     with engine.connect() as connection:
         return read_status(connection, _now())
+
+
+def certificate_ends(engine: Engine) -> int | None:
+    """µs since 1970 UTC: until when the hub's own certificate is good; None: it has none, or has not run since it has."""
+    with engine.connect() as connection:
+        return certificates.own(connection)
 
 
 def log(engine: Engine, limit: int = 50, after: int | None = None) -> list[LogRow]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from datetime import datetime
 
 import sqlalchemy
 
-from services.hub import metrics, outlets, state
+from services.hub import certificates, metrics, outlets, state
 from services.hub.admission import Admission, admit, check_identity, removed
 from services.hub.bodies import Bodies
 from services.hub.connection import Connection
@@ -21,6 +22,7 @@ from services.hub.sending import Sending
 from services.hub.status import status
 from services.hub.storing import Arrival
 from services.hub.writer import Writer
+from services.kernel.credentials import LOOK_SECONDS, Credentials
 from services.kernel.errors import ProtocolError
 from services.kernel.link import Channel
 from services.kernel.telemetry import logger
@@ -60,10 +62,12 @@ class View:
 
 
 class Broker:
-    def __init__(self, database: Database, enrol: bool, tls: bool, terms: Terms, voice: Voice) -> None:
+    def __init__(
+        self, database: Database, enrol: bool, credentials: Credentials | None, terms: Terms, voice: Voice
+    ) -> None:
         self._database = database
         self._enrol = enrol
-        self._tls = tls
+        self._credentials = credentials
         self._bodies = Bodies(database)
         self._connections: dict[tuple[str, Role], Connection] = {}
         self._view = View()
@@ -79,7 +83,7 @@ class Broker:
             return
         if self._stopping:
             raise _stopping()
-        check_identity(hello, channel.certificate_name, self._tls)
+        check_identity(hello, channel.certificate_name, self._credentials is not None)
         connection = Connection(channel, hello.outlet, hello.role, hello.instance)
         await self._replace(connection)
         try:
@@ -107,6 +111,8 @@ class Broker:
             )
         )
         connection.tell(self._view.message)
+        shown = connection.channel.certificate
+        await self.writer.call(certificates.keep, hello.outlet, _micros(shown.ends) if shown else None)
         if hello.role is Role.CAPTURE:
             await Receiving(connection, self.writer, admission.head).run()
         else:
@@ -133,10 +139,21 @@ class Broker:
         while True:
             if beat == 0:
                 await self.writer.call(state.put, state.SEEN, str(self._database.now))
+                own = self._credentials.own() if self._credentials is not None else None
+                await self.writer.call(certificates.keep_own, _micros(own.ends) if own else None)
                 await self._count()
             beat = (beat + 1) % BEATS
             self._show(await self._database.read(_view))
             await asyncio.sleep(WATCH_SECONDS)
+
+    async def watch_certificates(self) -> None:
+        """On and on, also while the database is away: whose certificate was revoked, or has expired, is told so and leaves."""
+        while True:
+            for connection in self._connections.values():
+                distrusted = connection.channel.distrusted()
+                if distrusted is not None:
+                    connection.end(distrusted)
+            await asyncio.sleep(LOOK_SECONDS)
 
     async def stop(self) -> None:
         """Says bye to everybody once what is in flight is answered; whoever takes longer than STOP_SECONDS is cut off."""
@@ -226,10 +243,16 @@ class Broker:
             metrics.OLDEST_WAITING.labels(outlet.name).set(outlet.oldest_waiting_seconds)
             metrics.QUARANTINED.labels(outlet.name).set(outlet.quarantined)
             metrics.CONFLICTS.labels(outlet.name).set(outlet.conflicts)
+            if outlet.certificate_ends is not None:
+                metrics.CERTIFICATE_EXPIRY.labels(outlet.name).set(outlet.certificate_ends / 1e6)
 
 
 def _view(connection: sqlalchemy.Connection) -> View:
     return View.of(outlets.known(connection), state.is_paused(connection))
+
+
+def _micros(when: datetime) -> int:
+    return int(when.timestamp() * 1e6)
 
 
 def _stopping() -> ProtocolError:

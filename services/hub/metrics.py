@@ -15,6 +15,11 @@ OLDEST_WAITING = Gauge(
 )
 QUARANTINED = Gauge("subak_hub_quarantined_transactions", "Transactions the outlet reports as quarantined.", ["outlet"])
 CONFLICTS = Gauge("subak_hub_conflicts", "Conflicts the outlet reports.", ["outlet"])
+CERTIFICATE_EXPIRY = Gauge(
+    "subak_hub_certificate_expiry_timestamp_seconds",
+    "End of the certificate that the outlet has shown last, in seconds since 1970 UTC.",
+    ["outlet"],
+)
 CONNECTED = Gauge("subak_hub_connected", "1: the outlet is connected in that role.", ["outlet", "role"])
 PAUSED = Gauge("subak_hub_paused", "1: broadcasting is paused.")
 LIMIT = Gauge("subak_hub_offline_limit_ratio", "Part of the nearer limit that waits; at 1 it is given up.", ["outlet"])

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, Connection, delete, insert, select, update
 
+from services.hub import certificates
 from services.hub.controls import policies
 from services.hub.storing import lock_counter
 from services.kernel.change import GENESIS
@@ -142,6 +143,7 @@ def remove(connection: Connection, name: str, now: int) -> None:
         raise unknown(name)
     for table in (DELIVERY, PROGRESS, TABLE, MISFIT):
         connection.execute(delete(table).where(table.c.Outlet == name))
+    certificates.forget(connection, name)
     connection.execute(delete(IGNORE).where((IGNORE.c.Outlet == name) | (IGNORE.c.Origin == name)))
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
-from services.hub import outlets
+from services.hub import certificates, outlets
 from services.hub.limits import Backlog, backlogs, limits
 from services.hub.reporting import misfits
 
@@ -33,6 +33,8 @@ class OutletStatus:
     resync_reason: str = ""
     skew_seconds: float | None = None
     """The hub's clock less that of its database; None: not told."""
+    certificate_ends: int | None = None
+    """µs since 1970 UTC: the end of the certificate that it has shown last; None: it has shown none."""
     misfits: tuple[str, ...] = ()
     """Why the conflict rules do not fit its tables."""
 
@@ -40,6 +42,7 @@ class OutletStatus:
 def status(connection: Connection, now: int, sizes: bool = True) -> list[OutletStatus]:
     """Of every outlet that is not removed, by name. Without `sizes` what waits is counted, and not measured."""
     waiting, limit, unfit = backlogs(connection, now, sizes), limits(connection), misfits(connection)
+    shown = certificates.shown(connection)
     result = []
     for outlet in outlets.known(connection):
         if outlet.removed:
@@ -61,6 +64,7 @@ def status(connection: Connection, now: int, sizes: bool = True) -> list[OutletS
                 resync_at=outlet.resync_at,
                 resync_reason=outlet.resync_reason,
                 skew_seconds=None if outlet.skew_micros is None else outlet.skew_micros / 1e6,
+                certificate_ends=shown.get(outlet.name),
                 misfits=tuple(unfit.get(outlet.name, ())),
             )
         )

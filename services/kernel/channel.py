@@ -12,8 +12,10 @@ from collections import deque
 from contextlib import suppress
 from typing import cast
 
+from services.kernel.certificates import Certificate, certificate
+from services.kernel.credentials import Credentials
 from services.kernel.errors import ProtocolError, SubakError, TransientError
-from services.kernel.tls import certificate_name
+from services.kernel.handshake import tls_error
 from services.kernel.wire.messages import AnyMessage, Bye, Part, Refused
 from services.kernel.wire.session import Session, Side, State
 
@@ -41,11 +43,14 @@ class RefusedError(SubakError):
 class Channel(asyncio.Protocol):
     """`dial` and `serve` (link.py) make them. One task receives; any number may send."""
 
-    def __init__(self, side: Side) -> None:
+    def __init__(self, side: Side, credentials: Credentials | None = None) -> None:
         self.peer = "?"
         """The peer's address."""
-        self.certificate_name: str | None = None
-        """Whose certificate the peer has shown."""
+        self.certificate: Certificate | None = None
+        """What the peer has shown."""
+        self._side = side
+        self._credentials = credentials
+        self._own = credentials.own() if credentials is not None else None
         self._loop = asyncio.get_running_loop()
         self._session = Session(side, self._loop.time())
         self._transport: asyncio.Transport | None = None
@@ -72,6 +77,17 @@ class Channel(asyncio.Protocol):
     def outlet(self) -> str | None:
         """The name in the hello."""
         return self._session.hello.outlet if self._session.hello else None
+
+    @property
+    def certificate_name(self) -> str | None:
+        """Whose certificate the peer has shown."""
+        return self.certificate.name if self.certificate is not None else None
+
+    def distrusted(self) -> ProtocolError | None:
+        """Why the peer's certificate is no longer good, if so: it may be revoked, or expire, while the connection stands."""
+        if self._credentials is None or self.certificate is None:
+            return None
+        return self._credentials.refusal(self.certificate)
 
     # ---- for the services
 
@@ -117,6 +133,13 @@ class Channel(asyncio.Protocol):
         self._fail(TransientError("connection", f"{self.peer} was refused: {refused.code}."))
         await self._linger()
 
+    def end(self, why: SubakError) -> None:
+        """This side has a reason not to go on: receivers and senders get it."""
+        self._fail(why)
+        if self._session.state in (State.READY, State.GREETED):
+            self._write(Bye())
+        self._close_transport()
+
     def abort(self) -> None:
         """Ends the connection at once; what was not sent yet is dropped."""
         if self._transport is not None:
@@ -127,9 +150,10 @@ class Channel(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=OUTBOX_BYTES)
-        self.peer = address_of(self._transport)
+        if transport.get_extra_info("peername") is not None:  # one that is lost already has none
+            self.peer = address_of(self._transport)
         connection: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
-        self.certificate_name = certificate_name(connection) if connection is not None else None
+        self.certificate = self._certificate(connection) if connection is not None else None
         self._take_in()
 
     def data_received(self, data: bytes) -> None:
@@ -144,7 +168,7 @@ class Channel(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
         if error is not None:
-            self._fail(connection_error(error, self.peer))
+            self._fail(connection_error(error, self.peer, self._side, self._own))
         try:
             self._session.end()
         except SubakError as ended:
@@ -160,6 +184,16 @@ class Channel(asyncio.Protocol):
         self._heartbeat()
 
     # ---- inside
+
+    def _certificate(self, connection: ssl.SSLObject) -> Certificate | None:
+        """Raises TransientError `certificate`."""
+        shown = connection.getpeercert(binary_form=True)
+        try:
+            return certificate(shown) if shown else None
+        except ValueError as error:
+            self.abort()
+            what = f"The certificate that {self.peer} has shown cannot be read: {error}."
+            raise TransientError("certificate", what, "Have a new one made: `subak pki issue`.") from error
 
     async def _turn(self, message: AnyMessage) -> None:
         while True:
@@ -287,11 +321,7 @@ def address_of(transport: asyncio.BaseTransport) -> str:
     return f"{name[0]}:{name[1]}" if isinstance(name, tuple) and len(name) >= 2 else "?"
 
 
-def connection_error(error: Exception, peer: str) -> TransientError:
+def connection_error(error: Exception, peer: str, side: Side, own: Certificate | None) -> TransientError:
     if isinstance(error, ssl.SSLError):
-        return TransientError(
-            "certificate",
-            f"TLS with {peer} failed: {error.reason or error}.",
-            "Check that both certificates come from the same authority, are valid today, and are set at the right service.",
-        )
+        return tls_error(error, side, peer, own)
     return TransientError("connection", f"The connection with {peer} broke: {error}.")

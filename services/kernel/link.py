@@ -1,4 +1,4 @@
-"""Connections between outlets and hub: `dial` at an outlet, `serve` at the hub, `keep_linked` for as long as a service lives."""
+"""An outlet's end of its connection with the hub: `dial`, and `keep_linked` for as long as a service lives."""
 
 from __future__ import annotations
 
@@ -6,30 +6,27 @@ import asyncio
 import random
 import ssl
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from services.kernel.channel import Channel as Channel
 from services.kernel.channel import RefusedError as RefusedError
-from services.kernel.channel import address_of, connection_error
-from services.kernel.errors import PermanentError, ProtocolError, SubakError, TransientError
+from services.kernel.channel import connection_error
+from services.kernel.credentials import LOOK_SECONDS, Credentials
+from services.kernel.errors import SubakError, TransientError
+from services.kernel.handshake import Held, take
 from services.kernel.retry import FIRST_TRIES, Pauses
 from services.kernel.settings import Address, OutletSettings
+from services.kernel.tasks import until_one_ends
 from services.kernel.telemetry import Health, logger
-from services.kernel.tls import TlsSettings, client_context, server_context
-from services.kernel.wire.messages import Hello, Refused, Welcome
-from services.kernel.wire.session import HELLO_SECONDS, Side, State
+from services.kernel.wire.messages import Hello, Welcome
+from services.kernel.wire.session import Side
 
 CONNECT_SECONDS = 10.0
 """For TCP and TLS together: a host that does not answer must not hold up the next try."""
 
 FINISH_SECONDS = 6.0
 """What is in flight when a service is told to stop may take so long: the whole stop may take ten."""
-
-MAX_STRANGERS = 256
-"""Connections at once that were not welcomed yet: each may hold a hello's worth of memory and a socket."""
-
-BACKLOG = 512
-"""All outlets come at once after a hub's restart."""
 
 PASSING = frozenset({"stopping", "failed"})
 """Refusals for which nobody must act: the hub comes back by itself."""
@@ -40,28 +37,23 @@ IN_LINE = frozenset({"standby", "catching_up"})
 IN_LINE_SECONDS = 2.0
 """How soon the hub is asked again after those: this is how long nobody may serve when the other process dies."""
 
-NO_WELCOME = (
-    "The hub's log says why. Check that TLS is on at both ends, or off at both, and that this service's certificate is valid"
-    " today and comes from the hub's authority."
-)
-"""A hub that does not like a certificate hangs up: asyncio does not send TLS's alert."""
+NO_WELCOME = "The hub's log says why. Check that TLS is on at both ends, or off at both."
+"""To a hub that hangs up without a word."""
 
 log = logger("link")
 T = TypeVar("T")
 
 
-# ---- the outlet's end
-
-
-async def dial(hub: Address, tls: TlsSettings | None, hello: Hello) -> tuple[Channel, Welcome]:
+async def dial(hub: Address, credentials: Credentials | None, hello: Hello) -> tuple[Channel, Welcome]:
     """Raises TransientError (`unreachable`, `certificate`, `connection`), ProtocolError, or RefusedError."""
-    loop = asyncio.get_running_loop()
-    context = client_context(tls) if tls else None  # read anew each time, so that a renewed certificate is used
+    channel = Channel(Side.OUTLET, credentials)
+    channel.peer = str(hub)
     try:
         async with asyncio.timeout(CONNECT_SECONDS):
-            _, channel = await loop.create_connection(lambda: Channel(Side.OUTLET), hub.host, hub.port, ssl=context)
+            await _connect(hub, credentials, channel)
     except ssl.SSLError as error:
-        raise connection_error(error, str(hub)) from error
+        own = credentials.own() if credentials is not None else None
+        raise connection_error(error, str(hub), Side.OUTLET, own) from error
     except OSError as error:
         reason = "no answer" if isinstance(error, TimeoutError) else error.strerror or str(error)
         raise TransientError(
@@ -71,6 +63,8 @@ async def dial(hub: Address, tls: TlsSettings | None, hello: Hello) -> tuple[Cha
             " in between.",
         ) from error
     try:
+        if (distrusted := channel.distrusted()) is not None:
+            raise distrusted
         await channel.send(hello)
         welcome = await channel.receive()
     except TransientError as error:
@@ -82,6 +76,16 @@ async def dial(hub: Address, tls: TlsSettings | None, hello: Hello) -> tuple[Cha
     if not isinstance(welcome, Welcome):
         raise TransientError("connection", f"The hub at {hub} said bye instead of welcome.")
     return channel, welcome
+
+
+async def _connect(hub: Address, credentials: Credentials | None, channel: Channel) -> None:
+    """Raises OSError, TransientError."""
+    context = credentials.context() if credentials is not None else None
+    transport, _ = await asyncio.get_running_loop().create_connection(Held, hub.host, hub.port)
+    try:
+        await take(transport, channel, context, Side.OUTLET, CONNECT_SECONDS, hub.host)
+    except ConnectionError as error:
+        raise TransientError("connection", f"The hub at {hub} has hung up while TLS began.", NO_WELCOME) from error
 
 
 async def keep_linked(
@@ -113,6 +117,8 @@ class _Keeper:
         refused: Callable[[RefusedError], Awaitable[bool]] | None,
     ) -> None:
         self._settings = settings
+        self._credentials = Credentials.of(settings.tls, Side.OUTLET)
+        self._channel: Channel | None = None
         self._hello = hello
         self._run = run
         self._stop = stop
@@ -123,6 +129,28 @@ class _Keeper:
         """The code of the refusal that was logged last: it is told once, not every minute."""
 
     async def keep(self, nudge: asyncio.Event) -> None:
+        if self._credentials is None:
+            await self._keep(nudge)
+        else:
+            await until_one_ends(self._keep(nudge), self._follow(self._credentials, nudge))
+
+    async def _follow(self, credentials: Credentials, nudge: asyncio.Event) -> None:
+        """On and on: a renewed certificate is shown to the hub at once; a hub whose certificate is not good any more is left."""
+        shown: int | None = None
+        while True:
+            with suppress(TransientError):  # told by whoever dials
+                own = credentials.own()
+                if shown not in (None, own.serial):
+                    log.info("this outlet's certificate was renewed", certificate=str(own))
+                    nudge.set()
+                    if self._channel is not None:
+                        await self._channel.close()
+                shown = own.serial
+                if self._channel is not None and (distrusted := self._channel.distrusted()) is not None:
+                    self._channel.end(TransientError(distrusted.code, distrusted.what, distrusted.todo))
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def _keep(self, nudge: asyncio.Event) -> None:
         self._health.link = "not linked with the hub yet"
         while not self._stop.is_set():
             nudge.clear()
@@ -142,6 +170,7 @@ class _Keeper:
         if linked is None:
             return
         channel, welcome = linked
+        self._channel = channel
         self._health.link = ""
         self._told = None
         log.info("linked with the hub", hub=str(self._settings.hub), position=welcome.position, paused=welcome.paused)
@@ -150,12 +179,13 @@ class _Keeper:
         try:
             await _unless(self._stop, self._serve(channel, welcome), FINISH_SECONDS)
         finally:
+            self._channel = None
             self._health.link = "the link with the hub has ended"
             self._pauses.linked_for(loop.time() - since)
             await channel.close()
 
     async def _dial(self) -> tuple[Channel, Welcome]:
-        return await dial(self._settings.hub, self._settings.tls, await self._hello())
+        return await dial(self._settings.hub, self._credentials, await self._hello())
 
     async def _serve(self, channel: Channel, welcome: Welcome) -> None:
         await self._run(channel, welcome)
@@ -222,118 +252,3 @@ async def _first_set(seconds: float, *events: asyncio.Event) -> None:
     finally:
         for task in waiting:
             task.cancel()
-
-
-# ---- the hub's end
-
-
-async def serve(
-    listen: Address, tls: TlsSettings | None, handle: Callable[[Channel], Awaitable[None]]
-) -> asyncio.Server:
-    """Hands every connection, in state NEW, to `handle`, and closes it when that returns.
-
-    A SubakError of `handle` ends that connection with one log line; a ProtocolError or RefusedError is told to the outlet,
-    anything else as `failed`. Raises PermanentError `listen`.
-    """
-    context = server_context(tls) if tls else None
-    entrance = _Entrance(context, handle)
-    try:
-        return await asyncio.get_running_loop().create_server(
-            lambda: _Accepted(entrance), listen.host, listen.port, backlog=BACKLOG
-        )
-    except OSError as error:
-        raise PermanentError(
-            "listen",
-            f"Cannot listen on {listen}: {error.strerror or error}.",
-            "Set SUBAK_HUB_LISTEN to an address of this machine and a free port.",
-        ) from error
-
-
-class _Accepted(asyncio.Protocol):
-    """Holds a new connection, unread, until TLS begins on it."""
-
-    def __init__(self, entrance: _Entrance) -> None:
-        self._entrance = entrance
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        transport.pause_reading()
-        self._entrance.enter(transport)
-
-
-class _Entrance:
-    def __init__(self, context: ssl.SSLContext | None, handle: Callable[[Channel], Awaitable[None]]) -> None:
-        self._context = context
-        self._handle = handle
-        self._inside: dict[asyncio.Task[None], Channel] = {}
-        self._full = False
-
-    def enter(self, transport: asyncio.Transport) -> None:
-        strangers = sum(channel.state in (State.NEW, State.GREETED) for channel in self._inside.values())
-        if strangers >= MAX_STRANGERS:
-            if not self._full:
-                log.warning("too many connections without hello; new ones are closed", limit=MAX_STRANGERS)
-            self._full = True
-            transport.abort()
-            return
-        self._full = False
-        channel = Channel(Side.HUB)
-        task = asyncio.create_task(self._serve(transport, channel))
-        self._inside[task] = channel
-        task.add_done_callback(self._inside.pop)
-
-    async def _serve(self, transport: asyncio.Transport, channel: Channel) -> None:
-        try:
-            if await self._begin(transport, channel):
-                await self._speak(channel)
-                await channel.close()
-        finally:
-            transport.abort()
-
-    async def _begin(self, transport: asyncio.Transport, channel: Channel) -> bool:
-        if self._context is None:
-            transport.set_protocol(channel)
-            channel.connection_made(transport)
-            transport.resume_reading()
-            return True
-        loop = asyncio.get_running_loop()
-        peer = address_of(transport)
-        try:
-            secure = await loop.start_tls(
-                transport, channel, self._context, server_side=True, ssl_handshake_timeout=HELLO_SECONDS
-            )
-        except OSError as error:
-            failed = connection_error(error, peer)
-            log.warning("connection refused", peer=peer, code=failed.code, what=failed.what)
-            return False
-        if secure is None:  # the peer went away in the very moment
-            return False
-        channel.connection_made(secure)
-        return True
-
-    async def _speak(self, channel: Channel) -> None:
-        facts = {"peer": channel.peer, "certificate": channel.certificate_name}
-        try:
-            await self._handle(channel)
-        except (ProtocolError, RefusedError) as error:
-            if (
-                error.code not in IN_LINE
-            ):  # asked again every few seconds while all is well: the log would be full of them
-                log.warning("connection refused", code=error.code, what=error.what, outlet=channel.outlet, **facts)
-            await channel.refuse(Refused(error.code, error.what, error.todo))
-        except TransientError as error:
-            log.info("connection lost", code=error.code, what=error.what, outlet=channel.outlet, **facts)
-            await channel.refuse(FAILED)
-        except SubakError as error:
-            log.error(
-                "connection failed", code=error.code, what=error.what, todo=error.todo, outlet=channel.outlet, **facts
-            )
-            await channel.refuse(FAILED)
-        except Exception:
-            log.exception("connection failed", outlet=channel.outlet, **facts)
-            await channel.refuse(FAILED)
-
-
-FAILED = Refused(
-    "failed", "The hub could not go on with this connection.", "The hub's log says why; it is tried again."
-)

@@ -26,6 +26,7 @@ from services.kernel.errors import PermanentError
 from services.kernel.policy import parse
 from services.kernel.tls import TlsFault, TlsSettings, check_tls
 from services.kernel.wire.messages import HUB, OUTLET_NAME
+from services.kernel.wire.session import Side
 
 DRIVERS = {"mssql": "pyodbc", "mysql": "pymysql", "mariadb": "pymysql", "sqlite": "pysqlite"}
 
@@ -33,7 +34,11 @@ OUTLETS_ONLY = {"mssql"}
 """Engines that the hub does not keep its queue in."""
 
 TLS_FILES = {"ca": "SUBAK_TLS_CA", "cert": "SUBAK_TLS_CERT", "key": "SUBAK_TLS_KEY"}
-TLS = ("SUBAK_TLS", *TLS_FILES.values())
+TLS_LIST = "SUBAK_TLS_CRL"
+TLS = ("SUBAK_TLS", *TLS_FILES.values(), TLS_LIST)
+
+COMMAND_ONLY = ("SUBAK_PKI",)
+"""What no service reads, but `subak pki` does."""
 
 
 class Address(NamedTuple):
@@ -173,6 +178,13 @@ class Settings(BaseModel):
     """The field with the address that TLS is about: without TLS it must be a loopback one. Empty: no TLS here."""
 
 
+class ServingSettings(Settings):
+    """Of what is no service of the network, and says how it is all the same."""
+
+    variables = {"metrics_listen": "SUBAK_METRICS_LISTEN"}
+    metrics_listen: ListenAddress | None = None
+
+
 class HubDatabaseSettings(Settings):
     variables = {"database_url": "SUBAK_HUB_DATABASE_URL"}
     database_url: HubDatabaseUrl
@@ -231,7 +243,7 @@ class OutletSettings(Settings):
     tls: TlsSettings | None = None
 
 
-VARIABLES = frozenset({*HubSettings.variables.values(), *OutletSettings.variables.values(), *TLS})
+VARIABLES = frozenset({*HubSettings.variables.values(), *OutletSettings.variables.values(), *TLS, *COMMAND_ONLY})
 """Every variable of every service: one that belongs to another service is no fault."""
 
 T = TypeVar("T", bound=Settings)
@@ -303,15 +315,18 @@ def _tls(kind: type[T], found: Mapping[str, str], unreadable: set[str], faults: 
             faults.append(Fault(variable, "It is missing.", f"Set it: {MEANING[variable]}.{hint}"))
     if len(files) < len(TLS_FILES):
         return None
-    tls = TlsSettings(**{name: Path(path) for name, path in files.items()})
-    wrong: list[TlsFault] = check_tls(tls, found.get("SUBAK_OUTLET"), datetime.now(UTC))
-    faults.extend(Fault(TLS_FILES[name], what, todo) for name, what, todo in wrong)
+    crl = Path(found[TLS_LIST]) if TLS_LIST in found else None
+    tls = TlsSettings(**{name: Path(path) for name, path in files.items()}, crl=crl)
+    side = Side.OUTLET if "outlet" in kind.variables else Side.HUB
+    outlet = found.get("SUBAK_OUTLET") if side is Side.OUTLET else None
+    wrong: list[TlsFault] = check_tls(tls, side, outlet, datetime.now(UTC))
+    faults.extend(Fault({**TLS_FILES, "crl": TLS_LIST}[file], what, todo) for file, what, todo in wrong)
     return tls
 
 
 def _check_off(kind: type[T], found: Mapping[str, str], files: Mapping[str, str], faults: list[Fault]) -> None:
     variable = kind.variables[kind.peer]
-    if files:
+    if files or TLS_LIST in found:
         faults.append(Fault("SUBAK_TLS", "It is off, and certificates are set.", "Set the one or the other."))
     try:
         address = _address(found.get(variable, ""))

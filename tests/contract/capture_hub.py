@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 from services.capture.service import Service
 from services.kernel.change import GENESIS, decode_body
-from services.kernel.link import Channel, RefusedError, serve
+from services.kernel.entrance import serve
+from services.kernel.link import Channel, RefusedError
 from services.kernel.settings import Address, OutletSettings, load
 from services.kernel.wire.messages import MAX_PART_BYTES, Batch, Hello, Part, Progress, Stored, Welcome
 from tests.contract.capture_outlet import Outlet

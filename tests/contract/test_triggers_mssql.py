@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from services.kernel.catalogue import folded
+from services.kernel.dialects import Purpose, dialect_for
 from services.kernel.values import Image
 from tests.conftest import FreshDatabase
 from tests.contract.captured import Captured, Seen, replayed
@@ -103,6 +104,25 @@ def test_keys_of_many_rows_that_change_are_no_pairs(make: Make) -> None:
     changes += (pair := outlet.seen())
     assert [(change.op, change.key, change.paired) for change in pair] == [("D", "12", True), ("I", "30", False)]
     assert replayed(before, changes) == outlet.rows("product")
+
+
+def test_a_session_in_the_pool_is_nobodys(make: Make) -> None:
+    """What is written on it outside of the applier's transactions is captured, as anybody's."""
+    outlet = make(PRODUCT)
+    pool = dialect_for(outlet.url).engine(outlet.url, Purpose.APPLY)
+    try:
+        with pool.begin() as connection:
+            connection.exec_driver_sql("INSERT INTO product VALUES (1, 'applied', 1)")
+            session = connection.exec_driver_sql("SELECT @@SPID").scalar()
+        borrowed = pool.raw_connection()
+        cursor = borrowed.cursor()
+        assert cursor.execute("SELECT @@SPID").fetchval() == session
+        cursor.execute("INSERT INTO product VALUES (2, 'written', 2)")
+        borrowed.commit()
+        borrowed.close()
+        assert shape(outlet.seen()) == [("product", "I", "2")]
+    finally:
+        pool.dispose()
 
 
 def test_a_table_of_another_schema(make: Make) -> None:

@@ -300,7 +300,7 @@ MARKS = (
         "services/kernel/dialects/mssql/connecting.py",
         'cursor.execute(f"SET CONTEXT_INFO {NO_MARK}")',
         'cursor.execute(f"SET CONTEXT_INFO {MARK}")',
-        ("tests/contract/test_triggers_mssql.py",),
+        ("tests/contract/test_triggers_mssql.py::test_a_session_in_the_pool_is_nobodys",),
         MSSQL_URL,
     ),
 )

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -237,13 +237,16 @@ class Network:
         for service in OUTLET_SERVICES:
             self.processes[f"{service}.{outlet}"].environment["SUBAK_HUB"] = f"127.0.0.1:{port}"
 
-    def secure(self, certificates: Callable[[str], tuple[Path, Path, Path]]) -> None:
-        """TLS from the next start on. `certificates` gives the files of `hub` or of an outlet: authority, certificate, key."""
+    def secure(self, certificates: Callable[[str], Sequence[Path]], revoked: Path | None = None) -> None:
+        """TLS from the next start on. `certificates` gives the files of `hub` or of an outlet: authority,
+        certificate, key. `revoked`: the list that the hub follows."""
         names = ("SUBAK_TLS_CA", "SUBAK_TLS_CERT", "SUBAK_TLS_KEY")
-        files = {name: list(map(str, certificates(name))) for name in ("hub", *self.outlets)}
+        files = {name: list(map(str, certificates(name)[:3])) for name in ("hub", *self.outlets)}
         for name, process in self.processes.items():
             process.environment.pop("SUBAK_TLS", None)
             process.environment |= dict(zip(names, files[name.rpartition(".")[2]], strict=True))
+        if revoked is not None:
+            self.processes["hub"].environment["SUBAK_TLS_CRL"] = str(revoked)
 
     def beside(self, name: str, number: int) -> Process:
         """A second process that believes it is `name`; not started, and not one of `processes`."""

@@ -34,10 +34,11 @@ from services.kernel.wire.messages import (
     Stored,
     Welcome,
 )
+from services.kernel.wire.session import Side
 from tests.conftest import FreshDatabase
 from tests.stack.network import Process, wait_for
 from tests.stack.servers import MysqlServer, Servers, free_port
-from tests.unit.certificates import Authority
+from tests.unit.certificates import Authority, trust
 
 LIMIT = 20.0
 """Seconds within which the hub must do whatever it is waited for here."""
@@ -573,9 +574,9 @@ def test_an_outlet_speaks_for_the_name_in_its_certificate(hub: Hub, tmp_path: Pa
     amed, candi = authority.issue("amed"), authority.issue("candi")
 
     async def conversation() -> None:
-        await dial(hub.address, amed, Hello(1, Role.APPLIER, "amed", "e1", 0, GENESIS))
+        await dial(hub.address, trust(amed, Side.OUTLET), Hello(1, Role.APPLIER, "amed", "e1", 0, GENESIS))
         with pytest.raises(RefusedError) as refused:
-            await dial(hub.address, candi, Hello(1, Role.CAPTURE, "amed", "e1", 0, GENESIS))
+            await dial(hub.address, trust(candi, Side.OUTLET), Hello(1, Role.CAPTURE, "amed", "e1", 0, GENESIS))
         assert refused.value.code == "identity"
         with pytest.raises(TransientError):
             await hub.applier("amed")

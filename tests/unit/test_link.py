@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -16,10 +15,11 @@ from sqlalchemy.engine import make_url
 from structlog.testing import capture_logs
 
 from services.kernel import channel as channel_module
-from services.kernel import link, retry
+from services.kernel import entrance, link, retry
 from services.kernel.channel import INBOX_BYTES
+from services.kernel.entrance import serve
 from services.kernel.errors import PermanentError, ProtocolError, SubakError, TransientError
-from services.kernel.link import Channel, RefusedError, dial, keep_linked, serve
+from services.kernel.link import Channel, RefusedError, dial, keep_linked
 from services.kernel.settings import Address, OutletSettings
 from services.kernel.telemetry import Health
 from services.kernel.tls import TlsSettings
@@ -38,7 +38,8 @@ from services.kernel.wire.messages import (
     Stored,
     Welcome,
 )
-from tests.unit.certificates import Authority
+from services.kernel.wire.session import Side
+from tests.unit.certificates import Authority, Certificates, trust
 
 ZERO = b"\0" * 32
 HELLO = Hello(1, Role.CAPTURE, "ubud", "e1", 0, ZERO)
@@ -60,7 +61,7 @@ def talk(conversation: Callable[[], Awaitable[None]]) -> None:
 
 @asynccontextmanager
 async def hub(handle: Handler, tls: TlsSettings | None = None) -> AsyncIterator[Address]:
-    server = await serve(Address("127.0.0.1", 0), tls, handle)
+    server = await serve(Address("127.0.0.1", 0), trust(tls, Side.HUB), handle)
     try:
         yield Address("127.0.0.1", server.sockets[0].getsockname()[1])
     finally:
@@ -94,12 +95,11 @@ async def until(met: Callable[[], bool]) -> None:
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TlsSettings]:
-    ours = Authority(tmp_path_factory.mktemp("ours"))
+    ours = Certificates(tmp_path_factory.mktemp("ours"))
     theirs = Authority(tmp_path_factory.mktemp("theirs"))
     return {
-        "hub": ours.issue("hub"),
-        "ubud": ours.issue("ubud"),
-        "expired": ours.issue("expired", days=-1),
+        "hub": ours.issue("hub", Side.HUB)._replace(crl=None),
+        "ubud": ours.issue("ubud")._replace(crl=None),
         "stranger": theirs.issue("ubud"),
     }
 
@@ -114,7 +114,7 @@ def test_batches_of_any_size_go_through(secure: bool, certificates: dict[str, Tl
 
     async def conversation() -> None:
         async with hub(handle, certificates["hub"] if secure else None) as address:
-            channel, welcome = await dial(address, certificates["ubud"] if secure else None, HELLO)
+            channel, welcome = await dial(address, trust(certificates["ubud"] if secure else None, Side.OUTLET), HELLO)
             assert welcome == WELCOME
             await channel.send(*batch(1, b"x"), *batch(2, *[b"y" * MB] * 20), *batch(3, b"z"))
             assert [await channel.receive() for _ in range(3)] == [Stored("e1", number) for number in (1, 2, 3)]
@@ -219,51 +219,7 @@ def test_the_last_word_is_heard_though_input_is_still_coming() -> None:
     talk(conversation)
 
 
-# ---- who gets in
-
-
-@pytest.mark.parametrize(
-    ("client", "code"),
-    [("stranger", "certificate"), ("expired", "connection"), (None, "connection")],
-)
-def test_a_certificate_that_is_not_ours_does_not_get_in(
-    client: str | None, code: str, certificates: dict[str, TlsSettings]
-) -> None:
-    async def conversation() -> None:
-        async with hub(welcoming, certificates["hub"]) as address:
-            with pytest.raises(TransientError) as failed:
-                await dial(address, certificates[client] if client else None, HELLO)
-            assert failed.value.code == code
-            assert "both" in failed.value.todo
-            await until(lambda: len(logs) == 1)
-
-    with capture_logs() as logs:
-        talk(conversation)
-    assert [line["log_level"] for line in logs] == ["warning"]
-
-
-@pytest.mark.parametrize("old", [False, True])
-def test_a_client_without_certificate_or_with_old_tls_does_not_get_in(
-    old: bool, certificates: dict[str, TlsSettings]
-) -> None:
-    def connect(address: Address) -> None:
-        context = ssl.create_default_context(cafile=str(certificates["ubud"].ca))
-        if old:
-            context.maximum_version = ssl.TLSVersion.TLSv1_2
-            context.load_cert_chain(certificates["ubud"].cert, certificates["ubud"].key)
-        with (
-            socket.create_connection(address) as raw,
-            context.wrap_socket(raw, server_hostname="localhost") as connection,
-        ):
-            if not connection.recv(1):
-                raise ConnectionResetError
-
-    async def conversation() -> None:
-        async with hub(welcoming, certificates["hub"]) as address:
-            with pytest.raises((ssl.SSLError, ConnectionResetError)):
-                await asyncio.to_thread(connect, address)
-
-    talk(conversation)
+# ---- who does not get in: test_certificates.py has the rest
 
 
 def test_a_hub_that_is_not_ours_is_not_talked_to(certificates: dict[str, TlsSettings]) -> None:
@@ -275,15 +231,15 @@ def test_a_hub_that_is_not_ours_is_not_talked_to(certificates: dict[str, TlsSett
     async def conversation() -> None:
         async with hub(handle, certificates["stranger"]) as address:
             with pytest.raises(TransientError) as failed:
-                await dial(address, certificates["ubud"], HELLO)
+                await dial(address, trust(certificates["ubud"], Side.OUTLET), HELLO)
             assert failed.value.code == "certificate"
         async with hub(handle) as address:
             with pytest.raises(TransientError) as failed:
-                await dial(address, certificates["ubud"], HELLO)
+                await dial(address, trust(certificates["ubud"], Side.OUTLET), HELLO)
             assert failed.value.code == "certificate"
         async with hub(handle, certificates["hub"]) as address:
             with pytest.raises(TransientError) as failed:
-                await dial(Address("127.0.0.2", address.port), certificates["ubud"], HELLO)
+                await dial(Address("127.0.0.2", address.port), trust(certificates["ubud"], Side.OUTLET), HELLO)
             assert failed.value.code in {"certificate", "unreachable"}  # made for 127.0.0.1; not listening on .2
 
     talk(conversation)
@@ -334,7 +290,7 @@ def test_noise_costs_one_log_line(secure: bool, noise: bytes, certificates: dict
             await reader.read()
             writer.close()
             await until(lambda: len(logs) > 0)
-            channel, _ = await dial(address, certificates["ubud"] if secure else None, HELLO)
+            channel, _ = await dial(address, trust(certificates["ubud"] if secure else None, Side.OUTLET), HELLO)
             await channel.close()
 
     with capture_logs() as logs:
@@ -401,7 +357,7 @@ def test_a_peer_that_vanishes_is_noticed_at_both_ends(monkeypatch: pytest.Monkey
 
 
 def test_too_many_strangers_are_closed_and_those_inside_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(link, "MAX_STRANGERS", 3)
+    monkeypatch.setattr(entrance, "MAX_STRANGERS", 3)
 
     async def conversation() -> None:
         async with hub(welcoming) as address:

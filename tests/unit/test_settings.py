@@ -19,7 +19,9 @@ from services.kernel.settings import (
     SettingsError,
     load,
 )
-from tests.unit.certificates import Authority
+from services.kernel.tls import TlsSettings
+from services.kernel.wire.session import Side
+from tests.unit.certificates import Authority, Certificates
 
 HUB = {"SUBAK_HUB_LISTEN": "127.0.0.1:7707", "SUBAK_HUB_DATABASE_URL": "sqlite:////var/hub.db", "SUBAK_TLS": "off"}
 OUTLET = {
@@ -228,6 +230,25 @@ def test_certificates_that_do_not_fit_are_told_by_file(certificates: dict[str, s
     assert told(ca=other.ca, cert=other.cert, key=other.key) == {"SUBAK_TLS_CERT"}  # kuta's
     itself = {**secured(OUTLET, certificates), "SUBAK_TLS_CA": "", "SUBAK_TLS_CA_FILE": certificates["SUBAK_TLS_CA"]}
     assert "Set SUBAK_TLS_CA to its path" in faults(OutletSettings, itself)["SUBAK_TLS_CA_FILE"]
+
+
+def test_a_certificate_is_for_one_end_and_the_list_of_revoked_ones_must_be_there(tmp_path: Path) -> None:
+    ours, foreign = Certificates(tmp_path / "pki"), Authority(tmp_path)
+
+    def given(tls: TlsSettings) -> dict[str, str]:
+        names = {f"SUBAK_TLS_{name.upper()}": str(path) for name, path in tls._asdict().items()}
+        return {**names, "SUBAK_TLS": ""}
+
+    ubud, hub = ours.issue("ubud-1"), ours.issue("hub", Side.HUB)
+    assert load(OutletSettings, {**OUTLET, **given(ubud)}).tls == ubud
+    assert load(HubSettings, {**HUB, **given(hub), "SUBAK_OUTLET": "ubud-1"}).tls == hub
+    assert "not made for a hub" in faults(HubSettings, {**HUB, **given(ubud)})["SUBAK_TLS_CERT"]
+    assert "subak pki issue ubud-1" in faults(OutletSettings, {**OUTLET, **given(hub)})["SUBAK_TLS_CERT"]
+    rubbish = tmp_path / "rubbish"
+    rubbish.write_text("no list")
+    for wrong in (rubbish, tmp_path / "none", ubud.ca, foreign.revoke()):
+        assert set(faults(OutletSettings, {**OUTLET, **given(ubud._replace(crl=wrong))})) == {"SUBAK_TLS_CRL"}
+    assert set(faults(HubSettings, {**HUB, "SUBAK_TLS_CRL": str(rubbish)})) == {"SUBAK_TLS"}
 
 
 def test_a_service_prints_the_faults_and_exits_with_2() -> None:

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import random
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pymysql
-import pyodbc
 from sqlalchemy.engine import URL
 from tenacity import Retrying, retry_if_exception, stop_after_attempt
 
 from services.cli.statements import named
 from services.kernel.dialects import dialect_for
-from services.kernel.dialects.mssql.driver import with_driver
 from services.kernel.errors import PermanentError
 
 HERE = Path(__file__).parent
@@ -72,6 +70,7 @@ class Application:
     def __init__(self, url: URL) -> None:
         engine = url.get_backend_name()
         self._sqlite = engine == "sqlite"
+        self._mssql = engine == "mssql"
         self._dialect = dialect_for(url)
         self._connection: Any = {"sqlite": _sqlite, "mssql": _mssql}.get(engine, _mysql)(url)
         self._mark = "?" if engine in ("sqlite", "mssql") else "%s"
@@ -114,13 +113,13 @@ class Application:
 
     def script(self, statements: Sequence[str]) -> None:
         """Each statement by itself, in no transaction."""
-        if isinstance(self._connection, pyodbc.Connection):
+        if self._mssql:
             self._connection.autocommit = True
         cursor = self._connection.cursor()
         for statement in statements:
             cursor.execute(statement)
         cursor.close()
-        if isinstance(self._connection, pyodbc.Connection):
+        if self._mssql:
             self._connection.autocommit = False
 
     def close(self) -> None:
@@ -146,7 +145,11 @@ def _mysql(url: URL) -> pymysql.Connection:
     )
 
 
-def _mssql(url: URL) -> pyodbc.Connection:
+def _mssql(url: URL) -> Any:
+    import pyodbc  # not everywhere that this module is: only outlets on SQL Server need it
+
+    from services.kernel.dialects.mssql.driver import with_driver
+
     url = with_driver(url)
     (text,), options = url.get_dialect()().create_connect_args(url)
     connection = pyodbc.connect(text, timeout=CONNECT_SECONDS, **options)
@@ -166,22 +169,31 @@ def write_ahead(url: URL) -> None:
     connection.close()
 
 
-def found(url: URL, shops: Sequence[str]) -> None:
-    """Creates the company's tables in an empty database, with the rows that are the same everywhere."""
+def found(url: URL, shops: Sequence[str], there: Collection[str] = ()) -> None:
+    """Creates the company's tables, but for those that are `there`, with the rows that are the same everywhere if there are none."""
     if url.get_backend_name() == "sqlite":
         write_ahead(url)
     application = Application(url)
-    application.script(list(named(HERE / f"{dialect_for(url).name}.sql").values()))
+    try:
+        tables = named(HERE / f"{dialect_for(url).name}.sql")
+        application.script([statement for table, statement in tables.items() if table not in there])
+        with application.transaction():
+            ((products,),) = application.run("count_products")
+            if not products:
+                _open(application, shops)
+    finally:
+        application.close()
+
+
+def _open(application: Application, shops: Sequence[str]) -> None:
     draw = random.Random(1)  # the same photos at every outlet
-    with application.transaction():
-        for number, (name, price) in enumerate(PRODUCTS, start=1):
-            application.run("add_product", number, name, price, draw.randbytes(PHOTO_BYTES))
-        for shop in shops:
-            for number in range(1, len(PRODUCTS) + 1):
-                application.run("add_stock", shop, number, OPENING_STOCK)
-        for number, name in enumerate(CUSTOMERS, start=1):
-            application.run("add_customer", number, name, f"customer{number}@example.com", 0)
-    application.close()
+    for number, (name, price) in enumerate(PRODUCTS, start=1):
+        application.run("add_product", number, name, price, draw.randbytes(PHOTO_BYTES))
+    for shop in shops:
+        for number in range(1, len(PRODUCTS) + 1):
+            application.run("add_stock", shop, number, OPENING_STOCK)
+    for number, name in enumerate(CUSTOMERS, start=1):
+        application.run("add_customer", number, name, f"customer{number}@example.com", 0)
 
 
 class Site:
@@ -229,6 +241,16 @@ def _quoted(url: URL) -> str:
     return f"[{url.database}]" if url.get_backend_name() == "mssql" else f"`{url.database}`"
 
 
+def _refusals(server: URL) -> type[Exception]:
+    """What its driver raises."""
+    if server.get_backend_name() != "mssql":
+        return pymysql.MySQLError
+    import pyodbc
+
+    refusals: type[Exception] = pyodbc.Error
+    return refusals
+
+
 def _administer(server: URL, statement: str) -> None:
     """Raises PermanentError `server`."""
     database = "master" if server.get_backend_name() == "mssql" else None
@@ -238,8 +260,8 @@ def _administer(server: URL, statement: str) -> None:
             application.script([statement])
         finally:
             application.close()
-    except (pymysql.MySQLError, pyodbc.Error) as error:
-        said = error.args[1] if isinstance(error, pyodbc.Error) and len(error.args) > 1 else error
+    except _refusals(server) as error:
+        said = error.args[1] if server.get_backend_name() == "mssql" and len(error.args) > 1 else error
         raise PermanentError(
             "server",
             f"The server of {server.render_as_string(hide_password=True)} refuses: {' '.join(str(said).split())}.",

@@ -13,9 +13,16 @@ from functools import partial
 from sqlalchemy.engine import URL
 
 from services.cli.demo.company import CUSTOMERS, PRODUCTS, Application
+from services.kernel.dialects import dialect_for
 
 KEYS_PER_TILL = 1_000_000
 """Each till gives customers numbers of its own range, so that no two ever give the same."""
+
+RECEIPTS = 1000
+"""A till remembers so many of its latest receipts, to cancel one now and then."""
+
+LOST = "connection"
+"""The code of an error after which a connection is of no use any more."""
 
 REMARKS = (None, None, None, "gift 🎁", "it's for 'Bob'", "ohne Tüte", "領収書", "50% \\ off")
 
@@ -45,6 +52,11 @@ class Till(threading.Thread):
 
     def run(self) -> None:
         application = Application(self._url)
+        self._serve(application)
+        application.close()
+
+    def _serve(self, application: Application) -> None:
+        """Until the shop closes, or the connection is lost."""
         acts: list[Callable[[Application], None]] = [self._sell, self._cancel, self._enrol, self._photograph]
         while not self._closing.wait(self._draw.uniform(0, self._pause)):
             (act,) = self._draw.choices(acts, weights=(85, 6, 8, 1))
@@ -54,8 +66,22 @@ class Till(threading.Thread):
                 self.transactions += 1
                 self.slowest = max(self.slowest, time.monotonic() - began)
             except Exception as error:
-                self.errors.append(f"{self.shop}: {error}")
-        application.close()
+                self._refused(error)
+                if dialect_for(self._url).classify(error).code == LOST:
+                    return
+
+    def _refused(self, error: Exception) -> None:
+        self.errors.append(f"{self.shop}: {error}")
+
+    def _go_on(self, application: Application) -> None:
+        """Where this till stood when it was switched off: no number is given twice."""
+        ((receipt,),) = application.run("last_receipt", f"{self.shop}-{self._number}-%")
+        first = self._number * KEYS_PER_TILL
+        ((customer,),) = application.run("last_customer", first, first + KEYS_PER_TILL - 1)
+        if receipt:
+            self._count = int(str(receipt).rpartition("-")[2])
+        if customer:
+            self._customers += range(first + len(self._customers), int(customer) + 1)
 
     def _sell(self, application: Application) -> None:
         self._count += 1
@@ -74,7 +100,7 @@ class Till(threading.Thread):
         application.run("close_sale", str(total), receipt)
         if customer and customer > KEYS_PER_TILL:  # a card of this till's own: points are not given twice at once
             application.run("give_points", int(total), customer)
-        self._receipts.append(receipt)
+        self._receipts = [*self._receipts[1 - RECEIPTS :], receipt]
 
     def _cancel(self, application: Application) -> None:
         if not self._receipts:

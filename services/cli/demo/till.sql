@@ -1,5 +1,8 @@
 -- The statements of the shops' application. It knows nothing of Subak.
 
+-- count_products: none before the opening
+SELECT COUNT(*) FROM products;
+
 -- add_product: at the opening
 INSERT INTO products (id, name, price, photo) VALUES (?, ?, ?, ?);
 
@@ -41,3 +44,9 @@ UPDATE products SET price = ? WHERE id = ?;
 
 -- set_photo: a new picture
 UPDATE products SET photo = ? WHERE id = ?;
+
+-- last_receipt: of a till that is switched on again
+SELECT MAX(receipt) FROM sales WHERE receipt LIKE ?;
+
+-- last_customer: with a card of that till
+SELECT MAX(id) FROM customers WHERE id BETWEEN ? AND ?;

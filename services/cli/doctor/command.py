@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated
 
 import typer
 from rich.text import Text
+from sqlalchemy import Connection
 from sqlalchemy.engine import URL
 
 from services.cli.console import console, counted, print_json
 from services.cli.databases import connected, outlet_settings, shown
-from services.cli.doctor import mssql, mysql, sqlite
+from services.cli.doctor import mysql, sqlite
 from services.cli.doctor.checks import policy, refused, strangers
 from services.cli.doctor.finding import Finding, Urgency
-from services.kernel.dialects import Purpose
+from services.kernel.catalogue import Catalogue
+from services.kernel.dialects import Dialect, Purpose
 
 _ORDER = list(Urgency)
 _STYLES = {Urgency.MUST: "bold red", Urgency.CHECK: "yellow", Urgency.NOTE: "dim"}
-_EXAMINE = {"mssql": mssql.examine, "mysql": mysql.examine, "sqlite": sqlite.examine}
 
 
 def command(as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False) -> None:
@@ -58,10 +59,18 @@ def examine(url: URL, patterns: Sequence[str]) -> tuple[str, list[str], list[Fin
             *refused(catalogue),
             *strangers(catalogue),
             *policy(connection, catalogue),
-            *_EXAMINE[dialect.name](connection, dialect, catalogue),
+            *_examine(dialect.name)(connection, dialect, catalogue),
         ]
     findings.sort(key=lambda finding: _ORDER.index(finding.urgency))
     return server, [table.name for table in catalogue.tables], findings
+
+
+def _examine(engine: str) -> Callable[[Connection, Dialect, Catalogue], Iterable[Finding]]:
+    if engine == "mssql":
+        from services.cli.doctor import mssql  # its driver is not everywhere
+
+        return mssql.examine
+    return {"mysql": mysql.examine, "sqlite": sqlite.examine}[engine]
 
 
 def _render(findings: Sequence[Finding]) -> None:

@@ -185,7 +185,7 @@ def require_file(url: URL, *, may_be_away: bool = False) -> None:
 
 
 def dialect_for(url: str | URL) -> Dialect:
-    """Raises PermanentError `engine` for an engine that is not supported."""
+    """Raises PermanentError `engine` for an engine that is not supported, `driver` where what SQL Server needs is not installed."""
     backend = make_url(url).get_backend_name()
     if backend == "sqlite":
         from services.kernel.dialects.sqlite import SQLITE
@@ -196,6 +196,12 @@ def dialect_for(url: str | URL) -> Dialect:
 
         return MYSQL
     if backend == "mssql":
+        try:
+            import pyodbc  # noqa: F401
+        except ImportError as error:
+            raise PermanentError(
+                "driver", f"SQL Server's driver is not here: {error}.", "Install it: pip install 'subak[mssql]'."
+            ) from error
         from services.kernel.dialects.mssql import MSSQL
 
         return MSSQL

@@ -1,0 +1,13 @@
+-- Subak's login on SQL Server: what it needs and no more. As an administrator, once.
+IF SUSER_ID(N'subak') IS NULL CREATE LOGIN subak WITH PASSWORD = N'{{password}}';
+USE [{{database}}];
+IF USER_ID(N'subak') IS NULL CREATE USER subak FOR LOGIN subak;
+IF SCHEMA_ID(N'subak') IS NULL EXEC (N'CREATE SCHEMA subak AUTHORIZATION dbo');
+GRANT ALTER, REFERENCES, SELECT, INSERT, UPDATE, DELETE ON SCHEMA::subak TO subak;
+GRANT CREATE TABLE TO subak;
+GRANT VIEW DEFINITION TO subak;
+-- or on each table; other schemas likewise:
+GRANT ALTER, SELECT, INSERT, UPDATE, DELETE ON SCHEMA::dbo TO subak;
+-- only where tables have an IDENTITY column:
+ALTER ROLE db_ddladmin ADD MEMBER subak;
+ALTER DATABASE [{{database}}] SET ALLOW_SNAPSHOT_ISOLATION ON;

@@ -1,0 +1,6 @@
+-- The sample shop's database, and its application's login.
+IF DB_ID(N'{{database}}') IS NULL CREATE DATABASE [{{database}}];
+IF SUSER_ID(N'shop') IS NULL CREATE LOGIN shop WITH PASSWORD = N'{{password}}';
+USE [{{database}}];
+IF USER_ID(N'shop') IS NULL CREATE USER shop FOR LOGIN shop;
+ALTER ROLE db_owner ADD MEMBER shop;

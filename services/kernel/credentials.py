@@ -1,0 +1,129 @@
+"""What a service trusts and shows: its TLS files as they are now. Whoever renews or revokes a certificate restarts nothing."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from services.kernel.certificates import Certificate, moment, refusal
+from services.kernel.errors import ProtocolError, TransientError
+from services.kernel.revocation import NOTHING, Revoked, revoked
+from services.kernel.telemetry import logger
+from services.kernel.tls import TlsSettings, own_context
+from services.kernel.wire.session import Side
+
+LOOK_SECONDS = 2.0
+"""How soon a change of the files, a revoked certificate and one that expires are noticed on connections that stand."""
+
+log = logger("certificates")
+T = TypeVar("T")
+
+
+class Followed(Generic[T]):
+    """What some files say, read anew when one of them has changed. While they cannot be read, what they said last counts."""
+
+    def __init__(self, paths: tuple[Path, ...], read: Callable[[], T]) -> None:
+        """`read` may raise OSError and ValueError."""
+        self._paths = paths
+        self._read = read
+        self._seen: object = None
+        self._value: T | None = None
+        self._error: Exception | None = None
+
+    def value(self) -> T:
+        """Raises TransientError `certificate` where they have never said anything yet."""
+        found = [_signature(path) for path in self._paths]
+        if found != self._seen:
+            self._seen = found  # before reading: what changes meanwhile is read once more
+            try:
+                self._value, self._error = self._read(), None
+            except (OSError, ValueError) as error:
+                self._error = error
+                if self._value is not None:
+                    log.error(
+                        "files cannot be used; what they said before goes on counting",
+                        files=", ".join(map(str, self._paths)),
+                        why=_reason(error),
+                    )
+        if self._value is None:
+            raise TransientError(
+                "certificate",
+                f"{', '.join(map(str, self._paths))} cannot be used: {_reason(self._error)}.",
+                "Put whole PEM files there that this service may read.",
+            )
+        return self._value
+
+
+def _signature(path: Path) -> object:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _reason(error: Exception | None) -> str:
+    if isinstance(error, ssl.SSLError):
+        return (error.reason or "not PEM").replace("_", " ").lower()
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Credentials:
+    """Of one service, at its `side`."""
+
+    def __init__(self, tls: TlsSettings, side: Side, now: Callable[[], datetime] = _now) -> None:
+        self.side = side
+        self._now = now
+        self._own = Followed((tls.ca, tls.cert, tls.key), lambda: own_context(tls, side))
+        self._revoked = Followed((tls.crl, tls.ca), lambda: _read_list(tls, now())) if tls.crl is not None else None
+
+    @classmethod
+    def of(cls, tls: TlsSettings | None, side: Side) -> Credentials | None:
+        """The same ones for as long as the process lives: what files said last must outlive a turn. None without TLS."""
+        return _made(tls, side) if tls is not None else None
+
+    def load(self) -> None:
+        """Raises TransientError. Afterwards nothing here does."""
+        self._own.value()
+        if self._revoked is not None:
+            self._revoked.value()
+
+    def context(self) -> ssl.SSLContext:
+        """For the next connection. Raises TransientError."""
+        return self._own.value()[0]
+
+    def own(self) -> Certificate:
+        """What the next connection shows. Raises TransientError."""
+        return self._own.value()[1]
+
+    def refusal(self, peer: Certificate) -> ProtocolError | None:
+        """Why a peer with this certificate is not, or no longer, trusted. Raises TransientError."""
+        known = self._revoked.value() if self._revoked is not None else NOTHING
+        return refusal(peer, Side.OUTLET if self.side is Side.HUB else Side.HUB, known.at(peer), self._now())
+
+
+@cache
+def _made(tls: TlsSettings, side: Side) -> Credentials:
+    return Credentials(tls, side)
+
+
+def _read_list(tls: TlsSettings, now: datetime) -> Revoked:
+    assert tls.crl is not None
+    found = revoked(tls.crl, tls.ca)
+    log.info("list of revoked certificates read", file=str(tls.crl), revoked=len(found.since))
+    if found.renewed_by is not None and found.renewed_by < now:
+        # Refusing everybody would stop every shop because the authority's operator was on holiday: what is revoked stays so.
+        log.warning(
+            "the list of revoked certificates is overdue: it counts as it stands, later revocations are not in it",
+            file=str(tls.crl),
+            due=moment(found.renewed_by),
+        )
+    return found

@@ -1,0 +1,58 @@
+"""Lists of certificates that their authority has taken back (CRLs): PEM, one or several in a file, each signed by its authority."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from pathlib import Path
+from typing import NamedTuple
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
+
+from services.kernel.certificates import Certificate
+
+_LIST = re.compile(rb"-----BEGIN X509 CRL-----.*?-----END X509 CRL-----\n?", re.DOTALL)
+
+
+class Revoked(NamedTuple):
+    """What such a file says."""
+
+    since: dict[tuple[bytes, int], datetime]
+    """By issuer and serial."""
+    renewed_by: datetime | None
+    """When the authority will have made a new list by its own word; a list past that counts all the same. None: it does not say."""
+
+    def at(self, certificate: Certificate) -> datetime | None:
+        """Since when it is revoked; None: it is not."""
+        return self.since.get((certificate.issuer, certificate.serial))
+
+
+NOTHING = Revoked({}, None)
+
+
+def revoked(path: Path, ca: Path) -> Revoked:
+    """Raises OSError; ValueError when it holds no list, or one that none of the authorities in `ca` has signed."""
+    lists = _LIST.findall(path.read_bytes())
+    if not lists:
+        raise ValueError("it holds no list of revoked certificates in PEM")
+    authorities = x509.load_pem_x509_certificates(ca.read_bytes())
+    since: dict[tuple[bytes, int], datetime] = {}
+    renewals = []
+    for pem in lists:
+        found = x509.load_pem_x509_crl(pem)
+        if not any(found.issuer == one.subject and _signed(found, one.public_key()) for one in authorities):
+            raise ValueError(f"it is not signed by the authority in {str(ca)!r}")
+        issuer = found.issuer.public_bytes()
+        since |= {(issuer, entry.serial_number): entry.revocation_date_utc for entry in found}
+        if found.next_update_utc is not None:
+            renewals.append(found.next_update_utc)
+    return Revoked(since, min(renewals, default=None))
+
+
+def _signed(found: x509.CertificateRevocationList, key: CertificatePublicKeyTypes) -> bool:
+    try:
+        return found.is_signature_valid(key)  # type: ignore[arg-type]  # a kind of key that signs nothing is a TypeError
+    except (TypeError, UnsupportedAlgorithm):
+        return False
