@@ -28,6 +28,7 @@ lock: setup  ## renew deploy/locks, from which the images are made, after pyproj
 	@$(LOCK) pyproject.toml --output-file deploy/locks/hub.txt
 	@$(LOCK) pyproject.toml --extra mssql --output-file deploy/locks/outlet.txt
 	@echo 'setuptools>=77' | $(LOCK) - --output-file deploy/locks/build.txt
+	@echo 'pytest pytest-timeout' | tr ' ' '\n' | $(LOCK) - --output-file deploy/locks/test.txt
 	@echo 'mssql-python-odbc' | $(LOCK) - --output-file deploy/locks/microsoft.txt
 
 check: setup  ## style, types, layering, SQL

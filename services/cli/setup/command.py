@@ -99,6 +99,13 @@ def database(name: Name, engine: Engine, database_host: Host, admin: Admin = Pat
     console.print(f"{name}'s database is ready.", markup=False)
 
 
+@app.command(name="password")
+def password_command(file: Annotated[Path, typer.Argument(metavar="FILE")]) -> None:
+    """Put a random password into the file, if there is none yet."""
+    password(file)
+    console.print(f"There is a password in {file}.", markup=False)
+
+
 @app.command()
 def outlets(names: Annotated[list[str], typer.Argument(metavar="NAME...")]) -> None:
     """Let the outlets in at the hub, so that each may start when it likes and gets what it missed; then say what comes next."""
