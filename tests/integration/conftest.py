@@ -17,7 +17,6 @@ from collections.abc import Callable, Generator, Iterator
 import pytest
 
 from tests.stack.compose import Stack
-from tests.stack.network import REPOSITORY
 
 _notes: list[str] = []
 _stack = pytest.StashKey[Stack]()
@@ -49,17 +48,16 @@ def engine() -> str:
 def stack(
     engine: str,
     note: Callable[[str], None],
-    tmp_path_factory: pytest.TempPathFactory,
     pytestconfig: pytest.Config,
 ) -> Iterator[Stack]:
     profiles = ["surabaya", "makassar"]
-    config = ("docker", "compose", "--file", str(REPOSITORY / "docker-compose.yml"), "--profile", "jakarta", "config")
-    (sql_server,) = (image for image in _said(*config, "--images", "jakarta-db").split() if "mssql" in image)
+    configuration = Stack(["jakarta"]).configuration()
+    sql_server = configuration["services"]["jakarta-db"]["image"]
     if _said("docker", "image", "inspect", "--format", "{{.Id}}", sql_server):
         profiles += ["jakarta", "denpasar"]
     else:
         note(f"SQL Server: NOT EXERCISED, its image {sql_server} is not local")
-    stack = Stack(tmp_path_factory.mktemp("stack"), profiles)
+    stack = Stack(profiles)
     pytestconfig.stash[_stack] = stack
     note(f"Docker engine {engine}, project {stack.project}, outlets {', '.join(profiles)}")
     try:

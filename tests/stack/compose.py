@@ -13,7 +13,6 @@ import time
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Engine, text
@@ -46,34 +45,36 @@ BUILD_SECONDS = 1200.0
 LOG_LINES = "80"
 
 
+def _variable(service: str) -> str:
+    """What deploy/ports.yml calls the port of a service."""
+    name = "hub-metrics" if service == "hub" else service
+    return f"{name}-port".replace("-", "_").upper()
+
+
 class Stack:
     """`profiles`: the outlets that run. Not started; `up` does that, `down` leaves nothing behind."""
 
-    def __init__(self, folder: Path, profiles: Sequence[str]) -> None:
+    def __init__(self, profiles: Sequence[str]) -> None:
         self.project = f"subak-test-{secrets.token_hex(3)}"
         self.profiles = tuple(profiles)
-        self.hub_port = free_port()
+        self.hub_port, self.prometheus_port = free_port(), free_port()
         self.ports = {"hub": {OUR_PORT: free_port()}, "hub-db": {3306: free_port()}}
         for name in self.profiles:
-            engine = OUTLETS[name]
-            self.ports[f"{name}-db"] = {DATABASE_PORT[engine]: free_port()}
+            self.ports[f"{name}-db"] = {DATABASE_PORT[OUTLETS[name]]: free_port()}
             self.ports |= {f"{name}-{service}": {OUR_PORT: free_port()} for service in SERVICES[1:]}
-        published = {
-            service: {"ports": [f"127.0.0.1:{outside}:{inside}" for inside, outside in ports.items()]}
-            for service, ports in self.ports.items()
-        }
-        override = folder / "ports.yml"
-        override.write_text(json.dumps({"services": published}), "utf-8")  # JSON is YAML
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("SUBAK_", "COMPOSE_"))},
             "COMPOSE_PROJECT_NAME": self.project,
-            "COMPOSE_FILE": f"{REPOSITORY / 'docker-compose.yml'}:{override}",
+            "COMPOSE_FILE": "docker-compose.yml:deploy/ports.yml",
             "COMPOSE_PROFILES": ",".join(self.profiles),
             "COMPOSE_ANSI": "never",
             "COMPOSE_PROGRESS": "quiet",
             "BUILDKIT_PROGRESS": "plain",
             "SUBAK_VERSION": VERSION,
             "SUBAK_PORT": str(self.hub_port),
+            "PROMETHEUS_PORT": str(self.prometheus_port),
+            # Chosen here: one that the engine chooses changes with every start.
+            **{_variable(service): str(outside) for service, ports in self.ports.items() for outside in ports.values()},
         }
         self.outlets: dict[str, Outlet] = {}
         self._hub_reader: Engine | None = None
@@ -107,12 +108,17 @@ class Stack:
         """The command, as an operator of the stack runs it."""
         return self.compose("run", "--rm", "--no-TTY", "cli", *arguments, code=code)
 
+    def configuration(self, *options: str) -> dict[str, Any]:
+        """What the compose file comes to, with this stack's settings."""
+        found: dict[str, Any] = json.loads(self.compose(*options, "config", "--format", "json"))
+        return found
+
     # ---- its life
 
     def build(self) -> float:
         """The seconds that it took."""
         began = time.monotonic()
-        self.compose("build", limit=BUILD_SECONDS)
+        self.compose("--profile", "test", "build", limit=BUILD_SECONDS)
         return time.monotonic() - began
 
     def up(self) -> float:
@@ -213,8 +219,23 @@ class Stack:
             return str(answer.read().decode())
 
     def log(self, service: str) -> str:
-        return self.compose("logs", "--no-log-prefix", service)
+        return self.log_of(self.container(service))
+
+    def log_of(self, container: str, lines: str = "all") -> str:
+        """What it wrote, to either of its outputs."""
+        command = ("docker", "logs", "--tail", lines, container)
+        return subprocess.run(
+            command,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            timeout=COMMAND_SECONDS,
+            check=True,
+        ).stdout
 
     def logs(self) -> Iterator[tuple[str, str]]:
-        for service in self.compose("ps", "--all", "--services", code=None).split():
-            yield service, self.compose("logs", "--no-log-prefix", "--tail", LOG_LINES, service, code=None)
+        for row in self.compose("ps", "--all", "--format", "{{.Service}} {{.ID}}", code=None).splitlines():
+            service, container = row.split()
+            yield service, self.log_of(container, LOG_LINES)

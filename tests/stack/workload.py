@@ -283,7 +283,7 @@ class Writer:
             case types.Numeric():
                 digits, scale = int(kind.precision or 10), int(kind.scale or 0)
                 return Decimal(draw.randrange(-(10 ** min(digits, 15)) + 1, 10 ** min(digits, 15))).scaleb(-scale)
-            case types.LargeBinary():
+            case types.LargeBinary() | mysql.MEDIUMBLOB():
                 return draw.randbytes(draw.choice([0, 1, 16, 300]))
             case types.DateTime():
                 moment = datetime(1990, 1, 1) + timedelta(seconds=draw.randrange(40 * 365 * 86400))

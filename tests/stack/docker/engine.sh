@@ -4,6 +4,7 @@
 #   engine.sh up     an engine that answers already is used as it is; else, as root on Debian, one is made in a folder of its own
 #   engine.sh env    what to evaluate so that `docker` speaks to it: eval "$(engine.sh env)"
 #   engine.sh down   stops the engine that `up` has made, and no other; its images stay for the next time
+#   engine.sh run COMMAND...   all three about a command, which is run also where no engine can be had; one that was there is left running
 #
 # SUBAK_TEST_DOCKER names the folder. Nothing is installed as a service: programs of a newer Debian are unpacked there, and use
 # this machine's containerd and runc. Exit code 3: no engine can be had here; the reason is on standard error.
@@ -109,15 +110,27 @@ up() {
 
 down() {
     local process
-    process=$(cat "$work/dockerd.pid" 2>/dev/null) || { say "none of ours runs"; return; }
-    tr '\0' ' ' <"/proc/$process/cmdline" 2>/dev/null | grep -qF -- "--data-root $work/data " || { say "none of ours runs"; return; }
+    process=$(cat "$work/dockerd.pid" 2>/dev/null) || return 0
+    tr '\0' ' ' <"/proc/$process/cmdline" 2>/dev/null | grep -qF -- "--data-root $work/data " || return 0
     kill "$process"
     timeout "$STOP_SECONDS" tail --pid="$process" -f /dev/null || { say "it does not stop"; return 1; }
     say "stopped"
 }
 
+run() {
+    local was_there='' code=0
+    (speak_to_ours; answers >/dev/null) && was_there=yes
+    "$here/engine.sh" up || code=$?
+    if ((code == 0)); then . "$work/env"; elif ((code != 3)); then exit "$code"; fi
+    code=0
+    "$@" || code=$?
+    [[ -n $was_there ]] || "$here/engine.sh" down
+    exit "$code"
+}
+
 case "${1:-}" in
     up) up ;;
+    run) shift; run "$@" ;;
     down) down ;;
     env) cat "$work/env" 2>/dev/null || true ;;
     *) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0" >&2; exit 2 ;;
