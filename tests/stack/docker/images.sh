@@ -84,7 +84,7 @@ stand_in_for_prometheus() {
     local root="$2/root"
     mkdir -p "$root"/usr/{bin,lib,lib64,sbin} "$root"/{etc/prometheus,prometheus,tmp}
     for folder in bin lib lib64 sbin; do ln -s "usr/$folder" "$root/$folder"; done
-    unpack "$root" prometheus libc6 busybox-static
+    unpack "$root" prometheus promtool libc6 busybox-static
     rm -rf "$root"/usr/share/{doc,man,locale,gconv}
     for program in sh wget cat; do ln -s busybox "$root/usr/bin/$program"; done
     printf 'root:x:0:0::/:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n' >"$root/etc/passwd"
