@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -13,7 +14,7 @@ from sqlalchemy import Engine
 
 from services.capture import adopting, restamping
 from services.capture.sending import EPOCH_BYTES
-from services.cli.console import console, counted, grid, instant, moment, print_json
+from services.cli.console import console, counted, errors, grid, instant, moment, print_json
 from services.cli.databases import (
     hub_to_change,
     hub_to_read,
@@ -23,6 +24,8 @@ from services.cli.databases import (
     outlet_settings,
     require_prepared,
 )
+from services.cli.joining import folder, rendering
+from services.cli.setup.engines import Product
 from services.hub import administration
 from services.kernel.dialects import Dialect, Lease, Purpose
 from services.kernel.errors import PermanentError
@@ -34,6 +37,9 @@ app = typer.Typer(
 
 KEEP_SECONDS = 5.0
 """A third of the time after which a server takes a silent session for dead."""
+
+HUB = "hub.example.com:7707"
+"""Stands for the hub's address until somebody puts the right one in."""
 
 ROLES = ("capture", "applier")
 """Of the services whose leases say that they run."""
@@ -48,11 +54,37 @@ def add(
     name: Name,
     company: Annotated[str, typer.Option(help="For people.")] = "",
     place: Annotated[str, typer.Option(help="For people.")] = "",
+    engine: Annotated[Product | None, typer.Option(help="Of its database: say what goes where.")] = None,
+    hub: Annotated[str, typer.Option(help="With --engine: the hub's host and port, as the outlet dials it.")] = HUB,
+    write: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="With --engine: write the folder that its site needs, certificate included; -: a tar.",
+        ),
+    ] = None,
+    compose: Annotated[
+        bool, typer.Option("--compose", help="With --engine: only print it as one more outlet of docker-compose.yml.")
+    ] = False,
 ) -> None:
     """Let an outlet in: from now on it is owed what the others change. Its rows must be the same as theirs."""
-    with hub_to_change(hub_url()) as engine:
-        administration.add(engine, name, company, place)
-    console.print(f"{name} is added. Start its services with SUBAK_OUTLET={name}.", markup=False)
+    if engine is None and (write is not None or compose):
+        raise PermanentError("engine_missing", "Files can be made for an engine only.", "Say --engine mysql, or which.")
+    with hub_to_change(hub_url()) as database:
+        new = engine is None or name not in {it.name for it in administration.listed(database)}
+        if new:
+            administration.add(database, name, company, place)
+        number = administration.number(database, name)
+    if engine is None:
+        console.print(f"{name} is added. Start its services with SUBAK_OUTLET={name}.", markup=False)
+        return
+    errors.print(f"{name} is {'added' if new else 'known already'}.", markup=False)
+    if write is not None:
+        folder.write(name, engine, hub, write)
+    elif compose:
+        sys.stdout.write(rendering.compose(name, engine, number))
+    else:
+        console.print(rendering.words(name, engine, hub), markup=False, soft_wrap=True)
 
 
 @app.command()

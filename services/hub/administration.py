@@ -47,6 +47,12 @@ def introduce(engine: Engine, names: Sequence[str]) -> list[str]:
     return new
 
 
+def number(engine: Engine, name: str) -> int:
+    """Which of the outlets it is, in the order they were added, from 1: no two have the same. Raises PermanentError `outlet_unknown`."""
+    with engine.connect() as connection:
+        return outlets.number(connection, name)
+
+
 def remove(engine: Engine, name: str) -> None:
     """`name` is owed nothing any more, and may not connect. Raises PermanentError `outlet_unknown`."""
     with engine.begin() as connection:

@@ -133,6 +133,14 @@ def _owe_policies(connection: Connection, name: str) -> None:
         connection.execute(update(OUTLET).where(OUTLET.c.Name == name).values(LastSequence=sequences[-1]))
 
 
+def number(connection: Connection, name: str) -> int:
+    """Its place in the order in which outlets were added, the removed ones too; from 1. Raises PermanentError `outlet_unknown`."""
+    names = list(connection.scalars(select(OUTLET.c.Name).order_by(OUTLET.c.AddedAt, OUTLET.c.Name)))
+    if name not in names:
+        raise unknown(name)
+    return names.index(name) + 1
+
+
 def remove(connection: Connection, name: str, now: int) -> None:
     """`name` is owed nothing any more. Raises PermanentError `outlet_unknown`."""
     lock_counter(connection)

@@ -1,0 +1,91 @@
+"""The files for a new outlet, rendered from those that this program carries."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+from services.cli.setup.engines import DATABASE, FACTS, Product, address, grants
+
+HERE = Path(__file__).parent
+OUTLET = Path(__file__).resolve().parents[3] / "deploy" / "outlet"
+"""The folder that a remote site gets."""
+
+STEP = 100
+"""Generated keys on MySQL and MariaDB go up by this, each outlet at an offset of its own: as many outlets as fit."""
+
+PASSWORD = "PUT-A-PASSWORD-HERE"
+HOST = "host.docker.internal"
+
+DATA = {
+    Product.MYSQL: "/var/lib/mysql",
+    Product.MARIADB: "/var/lib/mysql",
+    Product.MSSQL: "/var/opt/mssql",
+}
+
+_DUMPED = """\
+#   docker compose exec {source}-db sh -c 'MYSQL_PWD="$(cat /admin/root)" {dump} --single-transaction --databases shop' |
+#       docker compose exec -T {name}-db sh -c 'MYSQL_PWD="$(cat /admin/root)" {client}'
+"""
+_RESTORED = """\
+#   BACKUP DATABASE shop at jakarta-db, RESTORE DATABASE shop ... WITH REPLACE at {name}-db, both as sa (its password: /admin/sa)
+"""
+COPY: Mapping[Product, Callable[..., str]] = {
+    Product.MYSQL: partial(_DUMPED.format, source="surabaya", dump="mysqldump --set-gtid-purged=OFF", client="mysql"),
+    Product.MARIADB: partial(_DUMPED.format, source="makassar", dump="mariadb-dump", client="mariadb"),
+    Product.MSSQL: _RESTORED.format,
+}
+"""How one outlet's database is copied to another's, as comment lines."""
+
+_PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}")
+
+
+def site(name: str, engine: Product, hub: str) -> dict[str, str]:
+    """What the folder of a remote outlet holds, but for its certificate: by path, the text."""
+    url = address(engine, "subak", PASSWORD, HOST, DATABASE).render_as_string(hide_password=False)
+    return {
+        "compose.yml": (OUTLET / "compose.yml").read_text("utf-8"),
+        "README.md": (OUTLET / "README.md").read_text("utf-8"),
+        "outlet.env": _filled(OUTLET / "outlet.env.example", {"name": name, "hub": hub, "url": url}),
+        "grants.sql": grants(engine, DATABASE, PASSWORD),
+    }
+
+
+def compose(name: str, engine: Product, number: int) -> str:
+    """A file for `docker compose -f docker-compose.yml -f`: the outlet with a database of its own. `number`: of its generated keys."""
+    keys = f"[--auto-increment-increment={STEP}, --auto-increment-offset={number}]"
+    command = "" if engine is Product.MSSQL else f"    command: {keys}\n"
+    values = {"name": name, "engine": engine.value, "data": DATA[engine], "command": command}
+    values["copy"] = COPY[engine](name=name)
+    return _filled(HERE / "services.yml", values)
+
+
+def words(name: str, engine: Product, hub: str) -> str:
+    """What goes where, for a person."""
+    files = site(name, engine, hub)
+    return f"""
+For a site of its own, with a {FACTS[engine].name} database that is there (`--write FOLDER` makes this folder; `--write -` a tar of it):
+
+  deploy/outlet/compose.yml      as it is
+  deploy/outlet/tls/             its certificate:  subak pki issue {name} --out tls
+  deploy/outlet/outlet.env:
+
+{_indented(files["outlet.env"])}
+  what the database's administrator runs once:
+
+{_indented(files["grants.sql"])}
+For one more outlet of docker-compose.yml, with a database of its own in a container:
+
+  subak outlet add {name} --engine {engine} --compose > {name}.yml
+"""
+
+
+def _filled(file: Path, values: Mapping[str, str]) -> str:
+    """Raises KeyError for a placeholder that has no value."""
+    return _PLACEHOLDER.sub(lambda found: values[found[1]], file.read_text("utf-8"))
+
+
+def _indented(text: str) -> str:
+    return "".join(f"    {line}\n" for line in text.splitlines())

@@ -1,0 +1,210 @@
+"""What the jobs of the compose network make: certificates, passwords, URLs; once. And the folder of an outlet elsewhere."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+import tarfile
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+from sqlalchemy import make_url
+
+from services.cli.databases import hub_to_change
+from services.cli.demo.company import found
+from services.cli.demo.till import KEYS_PER_TILL
+from services.cli.joining import folder
+from services.cli.setup import command
+from services.cli.setup.engines import Product, grants, sample, statements
+from services.cli.setup.secret_files import password
+from services.cli.shop import PatientTill, number_of
+from services.hub import administration
+from services.kernel.dialects import Purpose, dialect_for
+from services.kernel.errors import PermanentError
+from services.kernel.probe import probe
+
+
+@pytest.fixture
+def pki(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SUBAK_PKI", str(tmp_path / "pki"))
+    for name in ("tls", "secrets", "admin", "shop", "hub"):
+        (tmp_path / name).mkdir()
+    command.hub(["hub", ""], tmp_path / "hub", tmp_path / "secrets")
+    return tmp_path
+
+
+def _contents(top: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in top.rglob("*") if path.is_file()}
+
+
+def test_the_hubs_password_is_made_once(pki: Path) -> None:
+    before = _contents(pki)
+    url = make_url((pki / "secrets/url").read_text().strip())
+    assert (url.host, url.username, url.database) == ("hub-db", "subak", "subak_hub")
+    assert url.password == (pki / "secrets/password").read_text().strip() != (pki / "secrets/root").read_text().strip()
+    command.hub(["hub", ""], pki / "hub", pki / "secrets")
+    assert _contents(pki) == before
+
+
+@pytest.mark.parametrize("engine", Product)
+def test_an_outlet_is_set_up_once(pki: Path, engine: Product) -> None:
+    def set_up() -> None:
+        command.outlet("kuta", engine, "kuta-db", pki / "tls", pki / "secrets", pki / "admin", pki / "shop")
+
+    set_up()
+    before = _contents(pki)
+    url, application = (
+        make_url((pki / "secrets/url").read_text().strip()),
+        make_url((pki / "shop/kuta").read_text().strip()),
+    )
+    assert (url.username, application.username) == ("subak", "shop")
+    assert {url.host, application.host} == {"kuta-db"}
+    assert url.password != application.password
+    assert (pki / "tls/key.pem").stat().st_mode & 0o777 == 0o600
+    set_up()
+    assert _contents(pki) == before
+
+
+def test_no_two_passwords_are_alike_and_each_is_strong(tmp_path: Path) -> None:
+    made = {password(tmp_path / str(number)) for number in range(50)}
+    assert len(made) == 50
+    for one in made:
+        assert (
+            len(one) >= 32
+            and one.isalnum()
+            and {True}
+            == {
+                any(map(str.isupper, one)),
+                any(map(str.islower, one)),
+                any(map(str.isdigit, one)),
+            }
+        )
+
+
+def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    with pytest.raises(PermanentError, match="cannot be read or written") as raised:
+        password(tmp_path / "nowhere" / "root")
+    assert raised.value.code == "setup_file"
+
+
+@pytest.mark.parametrize("engine", Product)
+def test_the_accounts_statements(engine: Product) -> None:
+    for script in (grants(engine, "shop", "Geheim1"), sample(engine, "Geheim1")):
+        one_by_one = statements(script)
+        assert len(one_by_one) >= 3
+        assert not any(statement.startswith("--") or ";" in statement or "{{" in statement for statement in one_by_one)
+        assert sum("Geheim1" in statement for statement in one_by_one) == 1
+
+
+def test_the_folder_of_an_outlet_elsewhere(pki: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    folder.write("kuta", Product.MYSQL, "hub.example.com:7707", str(pki / "site"))
+    there = {str(path.relative_to(pki / "site")) for path in (pki / "site").rglob("*") if path.is_file()}
+    assert there == {
+        "compose.yml",
+        "README.md",
+        "outlet.env",
+        "grants.sql",
+        "tls/ca.pem",
+        "tls/cert.pem",
+        "tls/key.pem",
+    }
+    for secret in folder.SECRETS:
+        assert (pki / "site" / secret).stat().st_mode & 0o777 == 0o600
+    with pytest.raises(PermanentError, match="something in it"):
+        folder.write("kuta", Product.MYSQL, "hub.example.com:7707", str(pki / "site"))
+    capsysbinary.readouterr()
+    folder.write("kuta", Product.MYSQL, "hub.example.com:7707", "-")
+    with tarfile.open(fileobj=io.BytesIO(capsysbinary.readouterr().out)) as tar:
+        assert {f"kuta/{path}" for path in there} == set(tar.getnames())
+        assert tar.getmember("kuta/tls/key.pem").mode == 0o600
+
+
+def test_outlets_are_introduced_once_and_numbered_as_they_came(tmp_path: Path) -> None:
+    with hub_to_change(make_url(f"sqlite:///{tmp_path / 'hub.db'}")) as engine:
+        assert administration.introduce(engine, ["ubud", "amed"]) == ["ubud", "amed"]
+        administration.remove(engine, "ubud")
+        assert administration.introduce(engine, ["ubud", "amed", "kuta"]) == ["kuta"]
+        assert [administration.number(engine, name) for name in ("ubud", "amed", "kuta")] == [1, 2, 3]
+        assert [outlet.name for outlet in administration.listed(engine)] == ["amed", "kuta"]
+        with pytest.raises(PermanentError) as raised:
+            administration.number(engine, "nobody")
+        assert raised.value.code == "outlet_unknown"
+
+
+def test_a_company_is_founded_once(tmp_path: Path) -> None:
+    url = make_url(f"sqlite:///{tmp_path / 'shop.db'}")
+    found(url, ("ubud",), ())
+    found(url, ("ubud",), ("products", "stock", "customers", "sales", "sale_lines"))
+    engine = dialect_for(url).engine(url, Purpose.READ)
+    with engine.connect() as connection:
+        assert connection.exec_driver_sql("SELECT COUNT(*) FROM products").scalar() == 16
+    engine.dispose()
+
+
+class _Watched(PatientTill):
+    def _refused(self, error: Exception) -> None:
+        raise error  # ends this till's thread
+
+
+def test_a_till_that_is_switched_on_again_gives_no_number_twice(tmp_path: Path) -> None:
+    url = make_url(f"sqlite:///{tmp_path / 'shop.db'}")
+    found(url, ("ubud",), ())
+    sold = 0
+    for _ in range(2):
+        closing = threading.Event()
+        till = _Watched(url, "ubud", number_of("ubud"), 0.001, closing)
+        till.start()
+        while till.transactions < 60 and till.is_alive():
+            closing.wait(0.005)
+        closing.set()
+        till.join()
+        sold += till.transactions
+    engine = dialect_for(url).engine(url, Purpose.READ)
+    with engine.connect() as connection:
+        receipts, customers = (
+            connection.exec_driver_sql(f"SELECT COUNT(*) FROM {table}").scalar() for table in ("sales", "customers")
+        )
+    engine.dispose()
+    assert sold >= 120 and receipts and customers and receipts > 50 and customers > 8
+
+
+def test_the_sample_shops_numbers_do_not_meet() -> None:
+    numbers = [number_of(shop) for shop in command.SHOPS]
+    assert len(set(numbers)) == len(numbers)
+    assert (max(numbers) + 2) * KEYS_PER_TILL < 2**31
+
+
+class _Answer(BaseHTTPRequestHandler):
+    status = 200
+
+    def do_GET(self) -> None:
+        self.send_response(self.status)
+        self.end_headers()
+        self.wfile.write(b"well\n")
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        """Nothing."""
+
+
+def test_a_health_check_says_what_the_service_says() -> None:
+    with HTTPServer(("127.0.0.1", 0), _Answer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        for status, ready in ((200, True), (503, False)):
+            _Answer.status = status
+            assert probe(f"0.0.0.0:{server.server_port}") == (ready, "well")
+        server.shutdown()
+    good, said = probe(f"127.0.0.1:{server.server_port}")
+    assert not good and "does not answer" in said
+
+
+def test_the_hub_and_the_command_need_no_odbc() -> None:
+    code = "import sys; sys.modules['pyodbc'] = None; import services.hub.__main__, services.cli.__main__"
+    asked = (
+        f"{code}\nfrom services.kernel.dialects import dialect_for\n"
+        "try: dialect_for('mssql+pyodbc://h/d')\nexcept Exception as error: print(error.code)"
+    )
+    done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "driver"
