@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Gets the database servers that the tests run on, when this machine has none and this user may: MariaDB from the
-# distribution; a real MySQL 9 as unpacked Debian packages in a cache folder, started from there by tests/stack/servers.py.
-# Never fails: what cannot be had is said, and the tests decide (skipped; under CI=true, MariaDB missing fails).
+# Gets the servers that the tests run on, when this machine has none and this user may: MariaDB from the distribution; a real
+# MySQL 9, and Prometheus, as unpacked Debian packages in a cache folder, started from there by tests/stack/servers.py and prometheus.py.
+# Never fails: what cannot be had is said, and the tests decide (skipped; under CI=true, MariaDB or Prometheus missing fails).
 set -uo pipefail
 home="${HOME:-$(getent passwd "$(id -u)" | cut -d: -f6)}"
 cache="${XDG_CACHE_HOME:-$home/.cache}/subak-test"
@@ -66,9 +66,38 @@ mysql() {
     fi
 }
 
+# Unpacked, since to install the package is to start its daemon; it needs nothing but the C library.
+unpack_prometheus() {
+    may_install || return 1
+    local fresh="$cache/prometheus.$$"
+    rm -rf "$fresh" && mkdir -p "$fresh"
+    if (
+        cd "$fresh" || exit 1
+        timeout 120 apt-get download -qq prometheus || { timeout 120 apt-get update -qq && timeout 300 apt-get download -qq prometheus; }
+    ) >"$cache/prometheus.log" 2>&1 </dev/null && dpkg-deb --extract "$fresh"/prometheus_*.deb "$fresh" &&
+        "$fresh/usr/bin/promtool" --version >/dev/null 2>&1; then
+        rm -f "$fresh"/*.deb
+        rm -rf "$cache/prometheus" && mv "$fresh" "$cache/prometheus"
+    else
+        rm -rf "$fresh"
+        return 1
+    fi
+}
+
+prometheus() {
+    if { command -v prometheus && command -v promtool; } >/dev/null; then
+        say "Prometheus: $(command -v prometheus)"
+    elif [[ -x $cache/prometheus/usr/bin/prometheus ]] || unpack_prometheus; then
+        say "Prometheus: $cache/prometheus"
+    else
+        say "NO PROMETHEUS: put prometheus and promtool on the PATH; the tests of alerts and dashboards cannot run (see $cache/prometheus.log)"
+    fi
+}
+
 mkdir -p "$cache"
 mariadb
 # One at a time: two runs on one machine must not unpack into one folder.
 if command -v flock >/dev/null; then exec 9>"$cache/lock"; flock -w 600 9; fi
 mysql
+prometheus
 exit 0

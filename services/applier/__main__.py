@@ -37,7 +37,7 @@ def _now() -> int:
 
 async def _serve(settings: OutletSettings, stop: asyncio.Event, nudge: asyncio.Event) -> None:
     health = Health(link="not linked with the hub yet")
-    serve_metrics(settings.metrics_listen, health)
+    serve_metrics(settings.metrics_listen, health, "applier", settings.outlet)
     url = settings.database_url
     require_file(url, may_be_away=True)
     turn = partial(_turn, settings, secrets.token_hex(8), nudge, health)

@@ -77,6 +77,11 @@ class Applier:
             raise self._dialect.classify(error) from error
 
     @property
+    def now(self) -> int:
+        """µs since 1970 UTC."""
+        return self._clock()
+
+    @property
     def one_writer(self) -> bool:
         """Whether the application cannot write while we do."""
         return self._dialect.one_writer

@@ -44,6 +44,8 @@ class Conflict:
     """Neither change knew the other. `local_image` is the row as it stood here, None when it was gone."""
 
     change: Change
+    table: str
+    """As it is named here."""
     row: RowName
     rule: str
     winner: str
@@ -188,6 +190,7 @@ class Judge:
         self.conflicts.append(
             Conflict(
                 change,
+                table.name,
                 row,
                 rule,
                 winner,

@@ -249,6 +249,7 @@ class _Planner:
         self._plan.conflicts.append(
             Conflict(
                 step.change,
+                step.table.name,
                 step.row,
                 "foreign_key",
                 "local",

@@ -24,6 +24,7 @@ from services.kernel.change import GENESIS
 from services.kernel.errors import PermanentError, ProtocolError, TransientError
 from services.kernel.failpoint import reach
 from services.kernel.link import Channel
+from services.kernel.metrics import DATABASE_UP
 from services.kernel.telemetry import Health, logger
 from services.kernel.wire.messages import (
     HUB,
@@ -87,6 +88,7 @@ class Receiver:
         self._not_before: dict[int, float] = {}
         self._retry_at = 0.0
         self._look_at = 0.0
+        self._succeeded = 0.0
         self._told: Report | None = None
         self._tables_told: dict[str, str] = {}
         self._fits: object = None
@@ -214,32 +216,45 @@ class Receiver:
 
         The outcomes of the first ones only, when the service is told to stop meanwhile.
         """
-        started = time.monotonic()
         outcomes: list[Outcome] = []
         for said_by_hub, some in groupby(group, lambda item: item[0].origin == HUB):
             if self._stopped.is_set():
                 break
             run = list(some)
             outcomes += [self._take_up(*item) for item in run] if said_by_hub else self._apply_changes(run)
-        for (delivery, _), outcome in zip(group, outcomes, strict=False):
-            metrics.applied(delivery, outcome, time.monotonic() - started)
-            _tell(delivery, outcome)
         return outcomes
 
     def _apply_changes(self, group: list[tuple[Delivery, bytes]]) -> list[Outcome]:
         outcomes: list[Outcome] = []
+        begun = time.monotonic()
         if len(group) > 1:
             with suppress(PermanentError):
                 outcomes = self._insist(lambda attempt: self._applier.apply_together(group, attempt))
-        for delivery, body in group[len(outcomes) :]:
+                self._applied(group, outcomes, begun)
+        for item in group[len(outcomes) :]:
             if self._stopped.is_set():
                 break
-            outcomes.append(self._insist(partial(self._applier.apply, delivery, body)))
+            begun = time.monotonic()
+            outcomes.append(self._insist(partial(self._applier.apply, *item)))
+            self._applied([item], outcomes[-1:], begun)
         return outcomes
+
+    def _applied(self, group: list[tuple[Delivery, bytes]], outcomes: list[Outcome], begun: float) -> None:
+        """Tells, and counts, what is durable."""
+        took, now = self._succeeded - begun, self._now_then()
+        for (delivery, _), outcome in zip(group, outcomes, strict=True):
+            metrics.applied(delivery, outcome, took, now)
+            _tell(delivery, outcome)
+
+    def _now_then(self) -> int:
+        """When the last action succeeded, in µs since 1970 UTC."""
+        return self._applier.now - int((time.monotonic() - self._succeeded) * 1e6)
 
     def _take_up(self, delivery: Delivery, body: bytes) -> Outcome:
         self._insist(lambda _: self._forget(delivery, body))
+        begun = time.monotonic()
         outcome = self._insist(partial(self._applier.apply, delivery, body))
+        self._applied([(delivery, body)], [outcome], begun)
         log.info("heard from the hub", sequence=delivery.sequence)
         return outcome
 
@@ -267,7 +282,7 @@ class Receiver:
             if self._stopped.is_set():
                 break
             try:
-                self._insist(partial(self._applier.retry, entry.id))
+                outcome = self._insist(partial(self._applier.retry, entry.id))
             except PermanentError:
                 # One that keeps failing must not be tried with every batch that happens to touch its table.
                 pause = min(RETRY_SECONDS, RETRY_PAUSE * 2 ** min(entry.attempts, 16))
@@ -275,6 +290,7 @@ class Receiver:
                 entry.attempts += 1
                 continue
             self._not_before.pop(entry.id, None)
+            metrics.executed(outcome, self._now_then())
             log.info("left quarantine", sequence=entry.sequence, position=entry.position, origin=entry.origin)
             progress = True
         if progress:
@@ -284,7 +300,7 @@ class Receiver:
     async def _report(self, channel: Channel) -> None:
         totals = await asyncio.to_thread(self._insist, lambda _: self._applier.totals())
         misfits = [reason for _, reason in sorted(self._applier.misfits.items())]
-        metrics.totals(*totals, len(misfits))
+        metrics.totals(totals[1], len(misfits))
         tables = fingerprints(self._applier.catalogue)
         report = Report(*totals, misfits, tables if tables != self._tables_told else {})
         if report != self._told:
@@ -305,7 +321,9 @@ class Receiver:
             with attempt:
                 begun = time.monotonic()
                 result = action(attempt.retry_state.attempt_number)
+                self._succeeded = time.monotonic()
                 self._health.ready = True
+                DATABASE_UP.set(1)
         self._leave_a_turn(begun)
         return result
 
@@ -320,10 +338,11 @@ class Receiver:
     def _failed(self, state: tenacity.RetryCallState) -> None:
         error: Any = state.outcome.exception() if state.outcome else None
         if isinstance(error, TransientError):
-            metrics.attempts.labels(error.code).inc()
+            metrics.FAILED_ATTEMPTS.labels(error.code).inc()
             if error.code in ("connection", "disk_full"):
                 self._health.ready = False
                 self._health.detail = error.what
+                DATABASE_UP.set(0)
             if state.attempt_number in (10, 100) or state.attempt_number % 1000 == 0:
                 log.warning("trying again", attempt=state.attempt_number, code=error.code, what=error.what)
 

@@ -5,6 +5,7 @@ Every function works in the transaction that has the batch's effects, and commit
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -13,8 +14,9 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from services.applier.judging import Conflict
+from services.applier.parsing import Parsed
 from services.applier.planning import Plan
-from services.kernel.change import Transaction
+from services.kernel.change import Op, Transaction
 from services.kernel.errors import PermanentError
 from services.kernel.schema import CLOUD_QUERY, CONFLICT, LEDGER, LEDGER_PART
 from services.kernel.wire.messages import (
@@ -58,16 +60,30 @@ class Outcome:
     quarantined: list[QuarantineReport] = field(default_factory=list)
     tables: set[str] = field(default_factory=set)
     changes: int = 0
+    changes_by: Counter[tuple[str, Op]] = field(default_factory=Counter)
+    """By table, as it is named here, and operation."""
+    conflicts_by: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """By table, as it is named here, and rule."""
+    made: list[int] = field(default_factory=list)
+    """The stamp of each transaction's last change, in µs since 1970 UTC."""
     duplicate: bool = False
 
-    def add(self, part: Plan, changes: int) -> None:
+    def add(self, part: Plan, changes: Sequence[Parsed]) -> None:
         self.conflicts += len(part.conflicts)
+        for conflict in part.conflicts:
+            self.conflicts_by[conflict.table, conflict.rule] += 1
         for conflict in part.conflicts[: MAX_CONFLICTS_TOLD - len(self.told)]:
             told = _told(conflict)
             self.told_bytes += len(msgspec.msgpack.encode(told))
             if self.told_bytes <= MAX_TOLD_BYTES:
                 self.told.append(told)
-        self.changes += changes
+        self.changes += len(changes)
+        made = 0
+        for one in changes:
+            self.changes_by[one.table.name, one.change.op] += 1
+            made = max(made, one.change.stamp.time)
+        if changes:
+            self.made.append(made)
         self.tables.update(write.table.name for write in part.writes)
 
 

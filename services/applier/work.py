@@ -82,7 +82,7 @@ class Work:
                 whole.writes += part.writes
                 whole.versions |= part.versions
                 record(self._connection, part, one.delivery.sequence, position, self._situation.now)
-                outcome.add(part, len(changes))
+                outcome.add(part, changes)
         with _faults():
             self._store.execute(whole)
         for one in incoming:
@@ -104,7 +104,7 @@ class Work:
                     raise ended[position]
                 changes = self._parse(transaction, delivery.origin)
                 part = self._under_savepoint(changes, delivery.sequence, position)
-                outcome.add(part, len(changes))
+                outcome.add(part, changes)
             except PermanentError as error:
                 self._put_aside(incoming, position, error, outcome)
         self._note(incoming, outcome)
@@ -120,7 +120,7 @@ class Work:
             self._store.execute(part)
         record(self._connection, part, sequence, 0, self._situation.now)
         outcome = Outcome()
-        outcome.add(part, len(changes))
+        outcome.add(part, changes)
         return outcome
 
     def resolve(self, resolved: Resolution, entry: quarantine.Quarantined) -> Outcome:
@@ -138,7 +138,7 @@ class Work:
         part.changes[:0] = resolved.own
         record(self._connection, part, entry.sequence, entry.position, self._situation.now)
         outcome = Outcome()
-        outcome.add(part, len(changes))
+        outcome.add(part, changes)
         return outcome
 
     def _prepare(self, changes: list[Parsed]) -> set[Stamp]:

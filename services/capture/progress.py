@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 
 from services.capture import metrics
 from services.capture.polling import Cut, Known
 from services.capture.state import Position
+from services.kernel.change import Op
 
 
 class Progress:
@@ -22,15 +24,16 @@ class Progress:
 
     def has_cut(self, cut: Cut) -> None:
         self.cut = cut.position
-        for (table, op), count in cut.changes.items():
-            metrics.CHANGES.labels(table, op.name.lower()).inc(count)
+        metrics.count(metrics.CHANGES, cut.changes)
         metrics.BATCHES.inc()
         metrics.BYTES.inc(cut.bytes)
         self._show()
         self.news.set()
 
-    def has_stored(self, number: int) -> None:
-        metrics.STORED.inc(max(0, number - self.stored))
+    def has_stored(self, number: int, changes: Counter[tuple[str, Op]]) -> None:
+        """All up to `number` are marked; `changes` of these were not before."""
+        metrics.STORED_BATCHES.inc(max(0, number - self.stored))
+        metrics.count(metrics.STORED_CHANGES, changes)
         self.stored = max(self.stored, number)
         self._show()
         self.news.set()

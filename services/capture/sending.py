@@ -102,13 +102,9 @@ class Sender:
     async def run(self, channel: Channel, welcome: Welcome) -> None:
         """Sends until the connection ends or the service stops. Raises Again after a fork, and what ends the connection."""
         self._forget(welcome.position)
-        metrics.CONNECTED.set(1)
-        try:
-            await self._compare_clocks(welcome)
-            await self._agree(welcome)
-            await until_one_ends(self._transmit(channel), self._receive(channel), self._mark(), self._ask_again.wait())
-        finally:
-            metrics.CONNECTED.set(0)
+        await self._compare_clocks(welcome)
+        await self._agree(welcome)
+        await until_one_ends(self._transmit(channel), self._receive(channel), self._mark(), self._ask_again.wait())
 
     def doubt_clock(self) -> None:
         """Something hangs on what the hub's clock says: it is asked once more, by dialling again, if that was long ago."""
@@ -225,8 +221,9 @@ class Sender:
         while self._progress.stored < number:
             first = self._progress.stored + 1
             some = range(first, min(number + 1, first + MARK_BATCHES))
+            changes = await self._database.read(partial(storing.unmarked, numbers=some))
             await self._database.retried(partial(self._mark_some, epoch, some))
-            self._progress.has_stored(some[-1])
+            self._progress.has_stored(some[-1], changes)
 
     def _mark_some(self, epoch: str, numbers: range) -> None:
         with self._database.transaction() as connection:

@@ -39,7 +39,7 @@ class Service:
         """Until the service is told to stop. Raises PermanentError when somebody must act first."""
         url = self._settings.database_url
         require_file(url, may_be_away=True)
-        serve_metrics(self._settings.metrics_listen, self.health)
+        serve_metrics(self._settings.metrics_listen, self.health, "capture", self._settings.outlet)
         async with expiry.watched(self._settings.tls):
             await Turns(dialect_for(url), url, "capture", self._turn, self._stop, self.health).run()
 

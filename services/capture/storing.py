@@ -5,6 +5,7 @@ Every function is one transaction of Purpose.WRITE, which the caller begins and 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import chain, islice
 from typing import NamedTuple
@@ -15,7 +16,7 @@ from sqlalchemy import Connection, delete, func, insert, select, update
 from services.capture import state
 from services.capture.cutting import Read, consecutive
 from services.capture.state import Position
-from services.kernel.change import BatchId, Transaction, digest, encode_body
+from services.kernel.change import BatchId, Op, Transaction, digest, encode_body
 from services.kernel.errors import PermanentError
 from services.kernel.policy import Given, Policies, Rules
 from services.kernel.schema import BATCH, BATCH_PART, CLOUD_QUERY, POLICY
@@ -115,6 +116,13 @@ def mark_stored(connection: Connection, epoch: str, numbers: Sequence[int], now:
     )
 
 
+def unmarked(connection: Connection, numbers: Sequence[int]) -> Counter[tuple[str, Op]]:
+    """The rows of these batches that are not marked yet, by table and operation: only to be counted."""
+    named = (CLOUD_QUERY.c.TableName, CLOUD_QUERY.c.Operation)
+    rows = select(*named, func.count()).where(CLOUD_QUERY.c.ExportFlag == 0, CLOUD_QUERY.c.BatchNumber.in_(numbers))
+    return Counter({(table, Op(op)): count for table, op, count in connection.execute(rows.group_by(*named))})
+
+
 def last_stored(connection: Connection, epoch: str) -> int:
     """The greatest number whose rows are marked. All before it are, since `stored` comes in the order of numbers."""
     marked = select(BATCH.c.Number).where(BATCH.c.Epoch == epoch, BATCH.c.StoredAt.is_not(None))
@@ -179,9 +187,16 @@ def digest_of(connection: Connection, epoch: str, number: int) -> bytes | None:
     return None if found is None else bytes(found)
 
 
-def cut_at(connection: Connection, epoch: str, number: int) -> int | None:
-    """When that batch was cut, in µs since 1970 UTC; None when there is none of that number."""
-    return connection.scalar(select(BATCH.c.CutAt).where(BATCH.c.Epoch == epoch, BATCH.c.Number == number))
+def oldest_unmarked(connection: Connection, stored: int) -> int | None:
+    """The stamp of the oldest change that the hub has not confirmed, in µs since 1970 UTC; None: there is none. `stored`: as `last_stored`.
+
+    Either the first of the batch after `stored`, or the first that is in no batch: each is one look into an index.
+    """
+    stamps = []
+    for which in (CLOUD_QUERY.c.BatchNumber == stored + 1, CLOUD_QUERY.c.BatchNumber.is_(None)):
+        waits = select(CLOUD_QUERY.c.Stamp).where(CLOUD_QUERY.c.ExportFlag == 0, which)
+        stamps.append(connection.scalar(waits.order_by(CLOUD_QUERY.c.Id).limit(1)))
+    return min((stamp for stamp in stamps if stamp is not None), default=None)
 
 
 def _chunks(ids: Sequence[int]) -> Iterator[Sequence[int]]:

@@ -21,6 +21,7 @@ from services.kernel.dialects import dialect_for
 from services.kernel.errors import PermanentError, TransientError
 from services.kernel.lease import Again
 from services.kernel.link import keep_linked
+from services.kernel.metrics import DATABASE_UP
 from services.kernel.settings import OutletSettings
 from services.kernel.tasks import until_all_end
 from services.kernel.telemetry import Health, logger
@@ -218,11 +219,9 @@ class Turn:
 
     async def _watch_age(self, progress: Progress) -> None:
         while not self._over.is_set():
-            oldest = await self._database.read(
-                partial(storing.cut_at, epoch=progress.cut.epoch, number=progress.stored + 1)
-            )
-            metrics.OLDEST.set(0 if oldest is None else max(0, now() - oldest) / 1e6)
+            oldest = await self._database.read(partial(storing.oldest_unmarked, stored=progress.stored))
             database_now = await self._database.read(self._database.dialect.now)
+            metrics.OLDEST.set(0 if oldest is None else max(0, database_now - oldest) / 1e6)
             metrics.CLOCK_SKEW.set((self._hub_clock.now() - database_now) / 1e6)
             await self._sleep(AGE_SECONDS)
 
@@ -256,6 +255,7 @@ class Turn:
         if self._over.is_set():
             return
         self._health.ready = self._wrong is None
+        DATABASE_UP.set(self._wrong is None)
         held = (
             f"changes held: {self._held}, one of them is stamped too far ahead of the hub's clock" if self._held else ""
         )

@@ -69,7 +69,7 @@ def command(
         PatientTill(url, shop, number_of(shop) + till, pause, closing) for shop, url in shops for till in range(TILLS)
     ]
     health = Health()
-    serve_metrics(settings.metrics_listen, health)
+    serve_metrics(settings.metrics_listen, health, "shop")
     for one in tills:
         one.start()
     health.ready, health.detail = True, "open"

@@ -46,7 +46,7 @@ def terms(settings: HubSettings) -> Terms:
 async def run(settings: HubSettings, stop: asyncio.Event) -> None:
     """Until `stop` is set. Raises PermanentError when this hub must not go on."""
     health = Health()
-    serve_metrics(settings.metrics_listen, health)
+    serve_metrics(settings.metrics_listen, health, "hub")
     database = Database(open_queue(settings.database_url, clock), health)
     try:
         async with expiry.watched(settings.tls):

@@ -97,7 +97,7 @@ class Broker:
         if self._stopping:
             raise _stopping()
         connection.admitted, connection.paused = True, admission.paused
-        metrics.CONNECTED.labels(hello.outlet, hello.role.value).set(1)
+        metrics.connected(hello.outlet, hello.role)
         log.info("outlet connected", outlet=hello.outlet, role=hello.role.value, peer=connection.channel.peer)
         self._show(View.of(admission.outlets, admission.paused))
         await connection.channel.send(
@@ -195,8 +195,8 @@ class Broker:
         if self._connections.get(key) is not connection:
             return
         del self._connections[key]
-        metrics.CONNECTED.labels(connection.outlet, connection.role.value).set(0)
         if connection.admitted:
+            metrics.disconnected(connection.outlet, connection.role)
             log.info("outlet disconnected", outlet=connection.outlet, role=connection.role.value)
         if self._stopping:
             return  # the database is told of all at once, or it is away
@@ -229,22 +229,14 @@ class Broker:
                 connection.tell(view.message)
 
     def _stored(self, arrivals: list[Arrival]) -> None:
-        metrics.BATCHES.inc(len(arrivals))
-        metrics.CHANGES.inc(sum(arrival.batch.changes for arrival in arrivals))
-        metrics.STORED_BYTES.inc(sum(arrival.batch.bytes for arrival in arrivals))
+        metrics.stored(arrivals)
         self._bodies.keep(arrivals)
         for connection in self._connections.values():
             if connection.role is Role.APPLIER:
                 connection.stored()
 
     async def _count(self) -> None:
-        for outlet in await self._database.read(status, self._database.now, sizes=False):
-            metrics.WAITING.labels(outlet.name).set(outlet.waiting)
-            metrics.OLDEST_WAITING.labels(outlet.name).set(outlet.oldest_waiting_seconds)
-            metrics.QUARANTINED.labels(outlet.name).set(outlet.quarantined)
-            metrics.CONFLICTS.labels(outlet.name).set(outlet.conflicts)
-            if outlet.certificate_ends is not None:
-                metrics.CERTIFICATE_EXPIRY.labels(outlet.name).set(outlet.certificate_ends / 1e6)
+        metrics.outlets(await self._database.read(status, self._database.now, sizes=False))
 
 
 def _view(connection: sqlalchemy.Connection) -> View:

@@ -11,8 +11,10 @@ from typing import Concatenate, ParamSpec, TypeVar
 from sqlalchemy import Connection
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
+from services.hub import metrics
 from services.hub.queue import Group, Queue, Results
 from services.kernel.errors import TransientError
+from services.kernel.metrics import DATABASE_UP
 from services.kernel.telemetry import Health, logger
 
 READERS = 4
@@ -72,6 +74,7 @@ class Database:
             reraise=True,
         )
         result: T = await tries(attempt)
+        DATABASE_UP.set(1)
         if self._away:
             self._away = False
             self._health.ready, self._health.detail = self._before
@@ -80,7 +83,10 @@ class Database:
 
     def _report(self, state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
+        if isinstance(error, TransientError):
+            metrics.DATABASE_FAILURES.labels(error.code).inc()
         if isinstance(error, TransientError) and state.attempt_number > 1:
+            DATABASE_UP.set(0)
             if not self._away:
                 self._away, self._before = True, (self._health.ready, self._health.detail)
             self._health.ready, self._health.detail = False, str(error)

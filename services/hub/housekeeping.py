@@ -105,11 +105,12 @@ class Housekeeping:
         waiting = await self._database.read(backlogs, now)
         patient = self._rounds < PATIENT_ROUNDS or await self._database.read(is_paused)
         for outlet in await self._database.read(known):
-            counts = not outlet.removed and outlet.resync_at is None
-            backlog = waiting.get(outlet.name, Backlog()) if counts else Backlog()
+            if outlet.removed:
+                continue
+            backlog = waiting.get(outlet.name, Backlog()) if outlet.resync_at is None else Backlog()
             ratio = backlog.ratio(limits)
             metrics.LIMIT.labels(outlet.name).set(ratio)
-            metrics.RESYNC.labels(outlet.name).set(outlet.resync_at is not None)
+            metrics.WAITING_BYTES.labels(outlet.name).set(backlog.bytes)
             if patient and backlog.bytes < limits.bytes:
                 ratio = min(ratio, NEARLY)
             if ratio >= 1:

@@ -55,7 +55,7 @@ class Receiving:
         if new:
             self._head = Head(batch.epoch, batch.number, batch.digest)
         await self._unanswered.acquire()
-        stored = await self._writer.store(Arrival(self._connection.outlet, batch, body))
+        stored = await self._writer.store(Arrival(self._connection.outlet, batch, body, again=not new))
         stored.add_done_callback(lambda _: self._connection.wake.set())
         self._due.append((batch, stored))
 

@@ -85,6 +85,7 @@ class Sending:
 
     async def _push(self, delivery: Delivery) -> None:
         self._in_flight.append(delivery)
+        metrics.sent(self._connection.outlet, delivery)
         index = 0
         async for body in self._bodies.parts(BatchId(delivery.origin, delivery.epoch, delivery.number), delivery.parts):
             part = Part(index=index, body=body)

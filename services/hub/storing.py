@@ -35,6 +35,8 @@ class Arrival:
     origin: str
     batch: Batch
     body: bytes | None
+    again: bool = False
+    """It had been stored before it came: capture has not heard of that."""
 
     @property
     def id(self) -> BatchId:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -112,12 +113,13 @@ class Writer:
             [cast(Ack, work.item) for work in acks],
             [cast(Call, work.item) for work in calls],
         )
+        begun = time.monotonic()
         try:
             results = await self._database.commit(group)
         except PermanentError as error:
             await self._one_by_one(works, error)
             return
-        metrics.COMMITS.inc()
+        metrics.COMMIT_DURATION.observe(time.monotonic() - begun)
         self._bytes -= sum(work.size for work in works)
         for work, outcome in zip(arrivals + calls, [*results.stored, *results.returned], strict=True):
             _settle(work, outcome)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
+from services.kernel import metrics
 from services.kernel.channel import Channel, RefusedError, address_of, connection_error
 from services.kernel.credentials import Credentials
 from services.kernel.errors import PermanentError, ProtocolError, SubakError, TransientError
@@ -91,6 +92,7 @@ class _Entrance:
             return await take(transport, channel, context, Side.HUB, HELLO_SECONDS)
         except (OSError, TransientError) as error:
             failed = error if isinstance(error, TransientError) else connection_error(error, peer, Side.HUB, own)
+            metrics.link_failed(failed.code)
             log.warning("connection refused", peer=peer, code=failed.code, what=failed.what, todo=failed.todo)
             return False
 
@@ -102,19 +104,23 @@ class _Entrance:
                 raise distrusted
             await self._handle(channel)
         except (ProtocolError, RefusedError) as error:
+            metrics.link_failed(error.code)
             if (
                 error.code not in IN_LINE
             ):  # asked again every few seconds while all is well: the log would be full of them
                 log.warning("connection refused", code=error.code, what=error.what, outlet=channel.outlet, **facts)
             await channel.refuse(Refused(error.code, error.what, error.todo))
         except TransientError as error:
+            metrics.link_failed(error.code)
             log.info("connection lost", code=error.code, what=error.what, outlet=channel.outlet, **facts)
             await channel.refuse(FAILED)
         except SubakError as error:
+            metrics.link_failed(error.code)
             log.error(
                 "connection failed", code=error.code, what=error.what, todo=error.todo, outlet=channel.outlet, **facts
             )
             await channel.refuse(FAILED)
         except Exception:
+            metrics.link_failed(FAILED.code)
             log.exception("connection failed", outlet=channel.outlet, **facts)
             await channel.refuse(FAILED)

@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 
+from services.kernel import metrics
 from services.kernel.dialects import Dialect, Lease
 from services.kernel.errors import TransientError
 from services.kernel.telemetry import Health, logger
@@ -65,8 +66,11 @@ class Turns:
         try:
             lease = await asyncio.to_thread(self._take)
         except TransientError as error:
+            metrics.DATABASE_UP.set(0)
             self._tell("database", f"database: {error.what}", code=error.code, todo=error.todo)
             return None
+        metrics.DATABASE_UP.set(1)
+        metrics.STANDBY.set(lease is None)
         if lease is None:
             self._tell("standby", f"standby: another process has this outlet's {self._role}")
         return lease

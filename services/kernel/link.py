@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar
 
+from services.kernel import metrics
 from services.kernel.channel import Channel as Channel
 from services.kernel.channel import RefusedError as RefusedError
 from services.kernel.channel import connection_error
@@ -173,6 +174,8 @@ class _Keeper:
         self._channel = channel
         self._health.link = ""
         self._told = None
+        metrics.LINK_CONNECTIONS.inc()
+        metrics.LINK_CONNECTED.set(1)
         log.info("linked with the hub", hub=str(self._settings.hub), position=welcome.position, paused=welcome.paused)
         loop = asyncio.get_running_loop()
         since = loop.time()
@@ -181,6 +184,7 @@ class _Keeper:
         finally:
             self._channel = None
             self._health.link = "the link with the hub has ended"
+            metrics.LINK_CONNECTED.set(0)
             self._pauses.linked_for(loop.time() - since)
             await channel.close()
 
@@ -192,6 +196,7 @@ class _Keeper:
 
     async def _failed(self, error: SubakError) -> float:
         """Tells about it, and gives the pause before the next try."""
+        metrics.link_failed(error.code)
         self._health.link = f"{error.what} [{error.code}]"
         facts = {"hub": str(self._settings.hub), "code": error.code, "what": error.what, "todo": error.todo}
         if isinstance(error, TransientError) or error.code in PASSING:

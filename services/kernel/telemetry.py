@@ -21,12 +21,13 @@ from types import TracebackType
 from typing import Any
 
 import structlog
-from prometheus_client import REGISTRY
+from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from structlog.tracebacks import ExceptionDictTransformer
 from structlog.typing import EventDict, FilteringBoundLogger, WrappedLogger
 
 from services.kernel.errors import PermanentError, SubakError
+from services.kernel.metrics import figures
 from services.kernel.settings import Address
 
 STOP_SECONDS = 9.5
@@ -135,7 +136,9 @@ class Health:
         return not self.link, self.link or self.detail or "ready"
 
 
-def serve_metrics(address: Address | None, health: Health) -> ThreadingHTTPServer | None:
+def serve_metrics(
+    address: Address | None, health: Health, service: str, outlet: str = ""
+) -> ThreadingHTTPServer | None:
     """/metrics, /healthz (the process lives) and /readyz, from a thread of its own. None when no address is set.
 
     Raises PermanentError `metrics_listen` when the address cannot be listened on.
@@ -143,7 +146,7 @@ def serve_metrics(address: Address | None, health: Health) -> ThreadingHTTPServe
     if address is None:
         return None
     try:
-        server = _Server(address, health)
+        server = _Server(address, health, figures(service, outlet))
     except OSError as error:
         raise PermanentError(
             "metrics_listen",
@@ -157,8 +160,9 @@ def serve_metrics(address: Address | None, health: Health) -> ThreadingHTTPServe
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self, address: Address, health: Health) -> None:
+    def __init__(self, address: Address, health: Health, registry: CollectorRegistry) -> None:
         self.health = health
+        self.registry = registry
         self.address_family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
         super().__init__((address.host, address.port), _Handler)
 
@@ -178,7 +182,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self.path == "/metrics":
             encode, kind = choose_encoder(self.headers.get("Accept", ""))
-            self._answer(HTTPStatus.OK, kind, encode(REGISTRY))
+            self._answer(HTTPStatus.OK, kind, encode(self.server.registry))
         elif self.path == "/healthz":
             self._answer(HTTPStatus.OK, "text/plain", b"alive\n")
         elif self.path == "/readyz":

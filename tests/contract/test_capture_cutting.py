@@ -11,6 +11,7 @@ from sqlalchemy.engine import URL
 
 from services.capture import storing, triggers
 from services.capture.cutting import MAX_ROWS
+from services.kernel.change import Op
 from services.kernel.dialects import Purpose
 from services.kernel.errors import PermanentError
 from tests.contract.capture_outlet import Outlet, in_thread, until
@@ -281,11 +282,24 @@ def test_marks_exactly_the_rows_of_the_batches_that_were_stored(outlet: Outlet) 
         cutter.poll()
     outlet.execute(product(4))
     epoch = "0123456789abcdef"
+    with outlet.reading() as connection:
+        assert storing.unmarked(connection, [1, 2]) == {("product", Op.INSERT): 2}
+        oldest = storing.oldest_unmarked(connection, 0)
     outlet.mark_stored(epoch, 1, 2)
     assert outlet.flags() == {(1, 1): 1, (2, 1): 1, (3, 0): 1, (None, 0): 1}
     with outlet.reading() as connection:
         assert storing.last_stored(connection, epoch) == 2
-        assert storing.cut_at(connection, epoch, 3) is not None
+        assert storing.unmarked(connection, [1, 2]) == {}
+        later = storing.oldest_unmarked(connection, 2)
+        assert oldest is not None and later is not None and oldest < later
+    outlet.mark_stored(epoch, 3)
+    with outlet.reading() as connection:
+        last = storing.oldest_unmarked(connection, 3)
+        assert last is not None and last > later, "what is in no batch yet waits too"
+    cutter.poll()
+    outlet.mark_stored(epoch, 4)
+    with outlet.reading() as connection:
+        assert storing.oldest_unmarked(connection, 4) is None
 
 
 def test_a_second_capture_is_fenced_off(outlet: Outlet) -> None:

@@ -181,9 +181,10 @@ def test_figures_and_status_say_until_when(shop: Shop) -> None:
     shop.start()
     listed = parsed(subak(shop.environment, "pki", "list", "--json"))
     until = {it["name"]: _seconds(it["until"]) for it in listed}
-    assert _figures(shop, "hub", "subak_certificate_expiry_timestamp_seconds") == {"": until["hub"]}
+    assert _figures(shop, "hub", "subak_certificate_expiry_timestamp_seconds") == {'{service="hub"}': until["hub"]}
     for name in shop.services("ubud"):
-        assert _figures(shop, name, "subak_certificate_expiry_timestamp_seconds") == {"": until["ubud"]}
+        whose = f'{{outlet="ubud",service="{name.partition(".")[0]}"}}'
+        assert _figures(shop, name, "subak_certificate_expiry_timestamp_seconds") == {whose: until["ubud"]}
     shown = {f'{{outlet="{name}"}}': until[name] for name in shop.network.outlets}
     figure = "subak_hub_certificate_expiry_timestamp_seconds"
     wait_for("the hub knows them all", lambda: _figures(shop, "hub", figure) == shown, NOTICED_SECONDS)

@@ -48,6 +48,7 @@ class Database:
     """An applier whose commits are noted, with what had been said by then."""
 
     one_writer = False
+    now = 0
     catalogue = Catalogue(())
     misfits: ClassVar[dict[str, str]] = {}
 

@@ -110,7 +110,7 @@ def get(port: int, page: str) -> tuple[int, str]:
 
 def test_health_and_figures_over_http() -> None:
     health = Health(link="not linked yet")
-    server = serve_metrics(Address("127.0.0.1", 0), health)
+    server = serve_metrics(Address("127.0.0.1", 0), health, "hub")
     assert server is not None
     port = server.server_port
     assert get(port, "/healthz")[0] == 200
@@ -122,11 +122,11 @@ def test_health_and_figures_over_http() -> None:
     assert "python_info" in get(port, "/metrics")[1]
     assert get(port, "/../etc/passwd")[0] == 404
     with pytest.raises(PermanentError) as taken:
-        serve_metrics(Address("127.0.0.1", port), health)
+        serve_metrics(Address("127.0.0.1", port), health, "hub")
     assert taken.value.code == "metrics_listen"
     server.shutdown()
     server.server_close()
-    assert serve_metrics(None, health) is None
+    assert serve_metrics(None, health, "hub") is None
 
 
 def test_ipv6_is_an_address_too() -> None:
@@ -134,7 +134,7 @@ def test_ipv6_is_an_address_too() -> None:
         socket.create_server(("::1", 0), family=socket.AF_INET6).close()
     except OSError:
         pytest.skip("no IPv6 here")
-    server = serve_metrics(Address("::1", 0), Health())
+    server = serve_metrics(Address("::1", 0), Health(), "hub")
     assert server is not None
     server.shutdown()
     server.server_close()
