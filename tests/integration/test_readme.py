@@ -78,6 +78,10 @@ class Newcomer:
     def types(self, line: str, limit: float = 300.0) -> str:
         return self.stack.run("bash", "-o", "pipefail", "-c", f"cd {self.folder}\n{line}", limit=limit)
 
+    def is_selling(self) -> bool:
+        """Two tills at each of two outlets."""
+        return self.types("docker compose logs shop").count('"selling"') >= 4
+
 
 @pytest.fixture
 def newcomer(stack: Stack, tmp_path: Path) -> Iterator[Newcomer]:
@@ -119,8 +123,7 @@ def test_a_newcomer_types_it_from_top_to_bottom(newcomer: Newcomer, note: Note) 
         printed = newcomer.types(line.replace("NAME", "denpasar"))
         assert answer in printed, f"{line}\n{printed}"
         if command == SHOP:
-            sold = "docker compose logs shop"
-            wait_for("tills to sell", lambda: newcomer.types(sold).count("selling") >= 4, LIMIT, pause=0.5)
+            wait_for("tills to sell", newcomer.is_selling, LIMIT, pause=0.5)
         if command == FOLDER:
             assert {"compose.yml", "outlet.env", "grants.sql", "README.md", "tls"} == {
                 path.name for path in (newcomer.folder / "kuta").iterdir()
