@@ -7,10 +7,10 @@ SUBAK := $(BIN)/subak
 WORKERS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock check unit test chaos mutants demo bench clean
+.PHONY: help setup lock check unit test stack-test chaos mutants demo bench clean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP)  ## make .venv with everything
 
@@ -45,6 +45,9 @@ unit: setup  ## the tests that need no server, in under a minute
 test: setup  ## everything, on real databases (WORKERS=3: processes at a time, each with servers of its own)
 	@bash tests/engines.sh
 	@$(BIN)/pytest --numprocesses $(WORKERS) --dist worksteal tests
+
+stack-test: setup  ## docker-compose.yml brought up for real, with faults under load (a Docker engine, or root on Debian)
+	@bash tests/stack/docker/engine.sh run $(BIN)/pytest --durations 5 tests/integration
 
 chaos: setup  ## faults by seed for SECONDS=600, SEED=n to repeat (ENGINES=sqlite,mariadb: only these)
 	@bash tests/engines.sh

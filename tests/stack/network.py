@@ -189,6 +189,19 @@ class Outlet:
         self.reader.dispose()
 
 
+def still_waiting(hub_reader: Engine, outlets: Mapping[str, Outlet]) -> dict[str, int]:
+    """What is still under way: CloudQuery rows not exported per outlet, deliveries not executed per outlet."""
+    found: dict[str, int] = {}
+    for name, outlet in outlets.items():
+        found[f"CloudQuery at {name}"] = outlet.count("SELECT COUNT(*) FROM CloudQuery WHERE ExportFlag = 0")
+    with hub_reader.begin() as connection:
+        for name, count in connection.execute(
+            text("SELECT Outlet, COUNT(*) FROM subak_delivery WHERE ExportFlag = 0 GROUP BY Outlet")
+        ):
+            found[f"deliveries to {name}"] = count
+    return {what: count for what, count in found.items() if count}
+
+
 class Network:
     def __init__(
         self,
@@ -342,16 +355,7 @@ class Network:
         return [name for name, process in self.processes.items() if process.starts and not process.alive]
 
     def waiting(self) -> dict[str, int]:
-        """What is still under way: CloudQuery rows not exported per outlet, deliveries not executed per outlet."""
-        found: dict[str, int] = {}
-        for name, outlet in self.outlets.items():
-            found[f"CloudQuery at {name}"] = outlet.count("SELECT COUNT(*) FROM CloudQuery WHERE ExportFlag = 0")
-        with self.hub_reader.begin() as connection:
-            for name, count in connection.execute(
-                text("SELECT Outlet, COUNT(*) FROM subak_delivery WHERE ExportFlag = 0 GROUP BY Outlet")
-            ):
-                found[f"deliveries to {name}"] = count
-        return {what: count for what, count in found.items() if count}
+        return still_waiting(self.hub_reader, self.outlets)
 
     def _last_sequence(self) -> int:
         with self.hub_reader.begin() as connection:

@@ -8,34 +8,57 @@ from collections.abc import Mapping
 from types import TracebackType
 
 from sqlalchemy.engine import URL
+from sqlalchemy.exc import OperationalError
 
 from tests.stack.workload import Writer, totals
+
+AWAY_SECONDS = 0.3
+"""Before the next try when a till's database does not answer."""
+
+AWAY = frozenset((1053, 1927, 2003, 2006, 2013))
+"""What MySQL, MariaDB and their driver call a server that is shutting down, or a connection that is not there or has ended."""
+
+
+def is_away(error: OperationalError) -> bool:
+    return error.connection_invalidated or bool(error.orig and error.orig.args and error.orig.args[0] in AWAY)
 
 
 class Tills:
     """Context manager: tills write until `stop` (or the end of the block); an error of any of them is raised then."""
 
-    def __init__(self, urls: Mapping[str, URL], seed: int, *, pause: float = 0.0, **options: object) -> None:
-        """`pause`: seconds between two transactions of a till. `options`: of `Writer`."""
+    def __init__(
+        self, urls: Mapping[str, URL], seed: int, *, pause: float = 0.0, patient: bool = False, **options: object
+    ) -> None:
+        """`pause`: seconds between two transactions of a till. `patient`: one whose database is away tries again. `options`: of `Writer`."""
         self.writers = {
             name: Writer(url, number, seed, peers=[other for other in urls.values() if other != url], **options)  # type: ignore[arg-type]
             for number, (name, url) in enumerate(urls.items(), start=1)
         }
         self._pause = pause
+        self._patient = patient
+        self.away: Counter[str] = Counter()
+        """How often each till's database did not answer."""
         self._stop = threading.Event()
         self._errors: list[BaseException] = []
         self._threads = [
-            threading.Thread(target=self._work, args=(writer,), daemon=True) for writer in self.writers.values()
+            threading.Thread(target=self._work, args=(name, writer), daemon=True)
+            for name, writer in self.writers.items()
         ]
 
-    def _work(self, writer: Writer) -> None:
+    def _work(self, name: str, writer: Writer) -> None:
         count = 0
         try:
             while not self._stop.wait(self._pause):
-                writer.step()
-                count += 1
-                if count % 25 == 0:
-                    writer.refresh()
+                try:
+                    writer.step()
+                    count += 1
+                    if count % 25 == 0:
+                        writer.refresh()
+                except OperationalError as error:
+                    if not (self._patient and is_away(error)):
+                        raise
+                    self.away[name] += 1
+                    self._stop.wait(AWAY_SECONDS)
         except BaseException as error:
             self._errors.append(error)
 
