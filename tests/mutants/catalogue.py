@@ -123,10 +123,10 @@ ONCE = (
         "what a database that was put back has already counts again",
         "services/applier/containing.py",
         """\
-            if name in wanted:
+                if name in wanted and lives.may_be(row.Id, origin):
 """,
         """\
-            if name not in wanted:
+                if name not in wanted:
 """,
         (
             "tests/contract/test_put_back.py::"
