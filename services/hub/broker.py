@@ -173,7 +173,7 @@ class Broker:
         """
         key = connection.outlet, connection.role
         older = self._connections.get(key)
-        if older is not None and older.instance and connection.instance and older.instance != connection.instance:
+        if older is not None and older.alive and older.is_another_process_than(connection):
             raise ProtocolError(
                 "standby",
                 f"Another {connection.role.value} service of {connection.outlet} is connected.",

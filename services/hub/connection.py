@@ -7,6 +7,7 @@ import asyncio
 from services.kernel.errors import SubakError
 from services.kernel.link import Channel
 from services.kernel.wire.messages import Progress, Role, Roster
+from services.kernel.wire.session import State
 
 
 class Connection:
@@ -29,6 +30,15 @@ class Connection:
         """Whether something may be owed to the outlet that its session has not seen yet."""
         self._roster: Roster | None = None
         self._end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the outlet may still say something: one that has said bye stands in nobody's way, also before its session has noticed."""
+        return self.channel.state is not State.CLOSED
+
+    def is_another_process_than(self, other: Connection) -> bool:
+        """So far as both have said."""
+        return bool(self.instance and other.instance) and self.instance != other.instance
 
     def tell(self, roster: Roster) -> None:
         """The outlet is told, or, if several come before it can be, the last of them."""
