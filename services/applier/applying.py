@@ -18,6 +18,7 @@ from sqlalchemy.exc import DBAPIError
 from services.applier import containing, control, quarantine, rules
 from services.applier.clashes import Clash, Looking
 from services.applier.judging import Situation
+from services.applier.lives import Lives
 from services.applier.purging import Purging, conflicts_forgotten
 from services.applier.recording import DUPLICATE, Incoming, Outcome, note
 from services.applier.resolving import Choice, resolution
@@ -57,14 +58,14 @@ class Applier:
         self.policies = Policies()
         self.misfits: dict[str, str] = {}
         """Folded names of the tables that the conflict rules do not fit, and why."""
-        self._sources: frozenset[str] = frozenset()
+        self._lives = Lives(outlet)
 
     def refresh(self) -> None:
         """Reads the schema, again: tables may have been added or changed; and the conflict rules."""
         with self._transaction() as connection:
             self.catalogue = self._dialect.catalogue(connection, self._patterns)
             self.policies = rules.read(connection)
-            self._sources = control.sources(connection)
+            self._lives = control.lives(connection, self._outlet)
         self.misfits = misfits(self.policies.rules, self.catalogue)
 
     @contextmanager
@@ -158,10 +159,10 @@ class Applier:
         """What came back of this database's own, without what it has."""
         if incoming.unreadable or incoming.delivery.origin not in self._situation().origins:
             return incoming
-        return replace(incoming, left=containing.without_what_is_here(connection, incoming.transactions))
+        return replace(incoming, left=containing.without_what_is_here(connection, incoming.transactions, self._lives))
 
     def _situation(self) -> Situation:
-        return Situation(self.catalogue, self._outlet, self._clock(), self.policies, self.misfits, self._sources)
+        return Situation(self.catalogue, self._outlet, self._clock(), self.policies, self.misfits, self._lives)
 
     def _work(self, connection: Connection, attempt: int, besides: int | None = None) -> Work:
         return Work(connection, self._dialect, self._situation(), patient=attempt > PATIENCE, besides=besides)
@@ -233,7 +234,7 @@ class Applier:
             return False
         now = self._clock()
         containing.is_stored(connection, delivery, now)
-        containing.without_what_is_here(connection, decode_body(body))
+        containing.without_what_is_here(connection, decode_body(body), self._lives)
         note(connection, delivery, body, 0, now)
         return True
 
@@ -247,6 +248,7 @@ class Applier:
         """Tries a quarantined transaction again. Raises PermanentError with the reason when it still cannot be applied."""
         try:
             with self._transaction() as connection:
+                quarantine.hold(connection, [identity])
                 entry = quarantine.find(connection, identity)
                 transaction = self._of(connection, entry)
                 outcome = self._work(connection, attempt, entry.id).retry(transaction, entry.sequence, entry.origin)
@@ -274,9 +276,12 @@ class Applier:
         """Ends a clash for all outlets. Raises PermanentError when it cannot be done that way, and nothing was."""
         try:
             with self._transaction() as connection:
+                quarantine.hold(connection, [identity])
                 entry = quarantine.find(connection, identity)
                 situation = self._situation()
-                resolved = resolution(Looking(connection, self._dialect, situation), situation, entry, choice)
+                looking = Looking(connection, self._dialect, situation)
+                quarantine.hold(connection, [one.id for one in looking.together(entry)])
+                resolved = resolution(looking, situation, entry, choice)
                 first = min(one.id for one in resolved.entries)
                 outcome = self._work(connection, attempt, first).resolve(resolved, entry)
                 for one in resolved.entries:
@@ -291,10 +296,11 @@ class Applier:
         transaction = quarantine.transaction_of(connection, entry)
         if entry.origin not in self._situation().origins:
             return transaction
-        return containing.without_what_is_here(connection, [transaction])[0]
+        return containing.without_what_is_here(connection, [transaction], self._lives)[0]
 
     def discard(self, identity: int) -> None:
         with self._transaction() as connection:
+            quarantine.hold(connection, [identity])
             quarantine.discard(connection, identity, self._clock())
 
 

@@ -1,6 +1,6 @@
 """What comes from the hub and is in this database already: its own batches, when it was put back, and those of the outlet it is a copy of.
 
-A whole batch is known by number and digest (`subak_batch`). A single change is known by its table, row and stamp (`CloudQuery`): a database that
+A whole batch is known by number and digest (`subak_batch`). A single change is known by its table, row and stamp, and under whose name it was made (`CloudQuery`): a database that
 was put back may hold changes that it had cut into other batches, or into none. Every function is part of the caller's transaction.
 """
 
@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from msgspec.structs import replace
 from sqlalchemy import Connection
 
+from services.applier.lives import Lives
 from services.kernel.catalogue import folded
 from services.kernel.change import Change, Transaction
 from services.kernel.schema import BATCH, CLOUD_QUERY
@@ -23,8 +24,8 @@ STAMPS = 500
 ELSEWHERE = 0
 """`BatchNumber` of changes that reached the hub in a batch that is not among this database's."""
 
-Name = tuple[str, str, int]
-"""Of a change: folded table, row key, time of its stamp."""
+Name = tuple[str, str, int, str]
+"""Of a change: folded table, row key, time and origin of its stamp."""
 
 
 def is_here(connection: Connection, delivery: Delivery) -> bool:
@@ -43,12 +44,14 @@ def is_stored(connection: Connection, delivery: Delivery, now: int) -> None:
     )
 
 
-def without_what_is_here(connection: Connection, transactions: Sequence[Transaction]) -> tuple[Transaction, ...]:
+def without_what_is_here(
+    connection: Connection, transactions: Sequence[Transaction], lives: Lives
+) -> tuple[Transaction, ...]:
     """The transactions without the changes that this database has already; those are marked as exported: they came from the hub.
 
     A transaction of which nothing is left keeps its place, since quarantine names transactions by position.
     """
-    here = _found(connection, [change for transaction in transactions for change in transaction.changes])
+    here = _found(connection, [change for transaction in transactions for change in transaction.changes], lives)
     if not here:
         return tuple(transactions)
     _mark(connection, [row_id for row_id, waits in here.values() if waits])
@@ -58,7 +61,7 @@ def without_what_is_here(connection: Connection, transactions: Sequence[Transact
     )
 
 
-def _found(connection: Connection, changes: Sequence[Change]) -> dict[Name, tuple[int, bool]]:
+def _found(connection: Connection, changes: Sequence[Change], lives: Lives) -> dict[Name, tuple[int, bool]]:
     """Those that are in CloudQuery: their Id there, and whether they wait to be exported."""
     wanted = {_name(change) for change in changes}
     found: dict[Name, tuple[int, bool]] = {}
@@ -69,11 +72,12 @@ def _found(connection: Connection, changes: Sequence[Change]) -> dict[Name, tupl
         CLOUD_QUERY.c.Stamp,
         CLOUD_QUERY.c.ExportFlag,
     )
-    for stamps in _chunks(sorted({stamp for _, _, stamp in wanted})):
+    for stamps in _chunks(sorted({stamp for _, _, stamp, _ in wanted})):
         for row in connection.execute(sa.select(*columns).where(CLOUD_QUERY.c.Stamp.in_(stamps))):
-            name = folded(row.TableName), sent(row.RowKey), row.Stamp
-            if name in wanted:
-                found[name] = row.Id, row.ExportFlag == 0
+            for origin in lives.origins:
+                name = folded(row.TableName), sent(row.RowKey), row.Stamp, origin
+                if name in wanted and lives.may_be(row.Id, origin):
+                    found[name] = row.Id, row.ExportFlag == 0
     return found
 
 
@@ -83,7 +87,7 @@ def sent(key: str) -> str:
 
 
 def _name(change: Change) -> Name:
-    return folded(change.table), change.key, change.stamp.time
+    return folded(change.table), change.key, change.stamp.time, change.stamp.origin
 
 
 def _mark(connection: Connection, ids: Iterable[int]) -> None:

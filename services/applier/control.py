@@ -6,6 +6,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
+from services.applier.lives import Lives
 from services.kernel.change import BatchId, digest
 from services.kernel.control import Control, decode_control
 from services.kernel.errors import PermanentError, ProtocolError
@@ -14,6 +15,9 @@ from services.kernel.wire.messages import Delivery
 
 SOURCE = "source"
 """The row of `subak_state` with the outlets of which this database is an adopted copy, separated by commas."""
+
+SOURCE_ENDS = "source_ends"
+"""The row with the greatest Id in `CloudQuery` of each of them, likewise."""
 
 
 def control_of(delivery: Delivery, body: bytes) -> Control:
@@ -31,7 +35,8 @@ def control_of(delivery: Delivery, body: bytes) -> Control:
         ) from error
 
 
-def sources(connection: Connection) -> frozenset[str]:
-    """The outlets of which this database is an adopted copy."""
-    value = connection.scalar(sa.select(STATE.c.Value).where(STATE.c.Name == SOURCE))
-    return frozenset(name for name in (value or "").split(",") if name)
+def lives(connection: Connection, outlet: str) -> Lives:
+    """Of which outlets this database, which is `outlet`'s, is an adopted copy."""
+    known = {name: value for name, value in connection.execute(sa.select(STATE.c.Name, STATE.c.Value))}
+    sources, ends = ([one for one in known.get(name, "").split(",") if one] for name in (SOURCE, SOURCE_ENDS))
+    return Lives(outlet, tuple(sources), tuple(int(end) for end in ends))

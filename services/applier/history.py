@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from services.applier.deciding import Version
+from services.applier.lives import Lives
 from services.applier.stamping import Made, described
 from services.applier.view import RowName
 from services.kernel.catalogue import Table, folded
@@ -37,24 +37,25 @@ _COLUMNS = (
     CLOUD_QUERY.c.BaseOrigin,
 )
 
-Key = tuple[str, int]
+Key = tuple[str, Stamp]
 """Of a change: its row's key, and its stamp."""
 
 
 class History:
-    """Of one transaction. `origins`: the names under which changes in `CloudQuery` were made."""
+    """Of one transaction. `lives`: under whose names the changes in `CloudQuery` were made."""
 
-    def __init__(self, connection: Connection, dialect: Dialect, origins: frozenset[str], policies: Policies) -> None:
+    def __init__(self, connection: Connection, dialect: Dialect, lives: Lives, policies: Policies) -> None:
         self._connection = connection
         self._dialect = dialect
-        self._origins = origins
+        self._lives = lives
+        self._origins = lives.origins
         self._policies = policies
-        self._found: dict[tuple[str, str, int], Made | None] = {}
+        self._found: dict[tuple[str, str, Stamp], Made | None] = {}
 
     def prepare(self, table: Table, versions: Mapping[RowName, Version | None]) -> None:
         """Reads in bulk the last changes that were made here of these rows of one table."""
         wanted = {
-            (row.key, version.stamp.time)
+            (row.key, version.stamp)
             for row, version in versions.items()
             if version and self._unknown(version) is not None
         }
@@ -70,7 +71,7 @@ class History:
             one = self._change(table, row, stamp)
             if one is None:
                 break
-            found.append(replace(one, stamp=stamp))
+            found.append(one)
             stamp = one.base
         return found
 
@@ -81,13 +82,13 @@ class History:
         return None if end == version.stamp or version.stamp.origin not in self._origins else end
 
     def _change(self, table: Table, row: RowName, stamp: Stamp) -> Made | None:
-        if (table.name, row.key, stamp.time) not in self._found:
-            self._read(table, {(row.key, stamp.time)})
-        return self._found[table.name, row.key, stamp.time]
+        if (table.name, row.key, stamp) not in self._found:
+            self._read(table, {(row.key, stamp)})
+        return self._found[table.name, row.key, stamp]
 
     def _read(self, table: Table, wanted: set[Key]) -> None:
         self._found.update(dict.fromkeys((table.name, *key) for key in wanted))
-        stamps = sorted({stamp for _, stamp in wanted})
+        stamps = sorted({stamp.time for _, stamp in wanted})
         for start in range(0, len(stamps), STAMPS):
             self._take(table, CLOUD_QUERY.c.Stamp.in_(stamps[start : start + STAMPS]), wanted)
 
@@ -98,15 +99,17 @@ class History:
     def _take(self, table: Table, which: sa.ColumnElement[bool], wanted: set[Key] | None) -> None:
         query = sa.select(*_COLUMNS).where(CLOUD_QUERY.c.TableName == table.name, which)
         for row in self._connection.execute(query):
-            if wanted is None or (row.RowKey, row.Stamp) in wanted:
-                self._found[table.name, row.RowKey, row.Stamp] = Made(
-                    Op(row.Operation),
-                    self._image(table, row.BeforeImage),
-                    self._image(table, row.AfterImage),
-                    Stamp(row.Stamp, ""),
-                    Stamp(row.BaseStamp, row.BaseOrigin),
-                    self._policies.generation_of(row.Id),
-                )
+            stamps = [Stamp(row.Stamp, origin) for origin in self._origins if self._lives.may_be(row.Id, origin)]
+            for stamp in stamps:
+                if wanted is None or (row.RowKey, stamp) in wanted:
+                    self._found[table.name, row.RowKey, stamp] = Made(
+                        Op(row.Operation),
+                        self._image(table, row.BeforeImage),
+                        self._image(table, row.AfterImage),
+                        stamp,
+                        Stamp(row.BaseStamp, row.BaseOrigin),
+                        self._policies.generation_of(row.Id),
+                    )
 
     def _image(self, table: Table, text: str | None) -> Image | None:
         """Without the columns that the table has lost since."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 
 from services.applier.deciding import MISSING_ROW, Decision, Verdict, Version, decide
+from services.applier.lives import Lives
 from services.applier.merging import Merged, merge
 from services.applier.parsing import Parsed, Refused
 from services.applier.stamping import ColumnStamps, current, description
@@ -30,13 +31,17 @@ class Situation:
     policies: Policies = field(default_factory=Policies)
     misfits: Mapping[str, str] = field(default_factory=dict)
     """Folded names of the tables that the newest rules do not fit, and why."""
-    sources: frozenset[str] = frozenset()
-    """The outlets of which this database is an adopted copy."""
+    lives: Lives | None = None
+    """Of which outlets this database is an adopted copy; None: of none."""
+
+    @property
+    def own(self) -> Lives:
+        return self.lives or Lives(self.outlet)
 
     @property
     def origins(self) -> frozenset[str]:
         """Under which names changes in this database's CloudQuery were made."""
-        return self.sources | {self.outlet}
+        return self.own.origins
 
 
 @dataclass(frozen=True)

@@ -95,14 +95,15 @@ class Purging:
     # Batches and the tombstones they left
 
     def _delivered(self) -> sa.Select[Any]:
-        """All up to the horizon, but for the last one, which says where this outlet stands, those that quarantine needs, and of each epoch
-        of an outlet the newest: by its number it is known what came before it."""
+        """All up to the horizon, but for the last one, which says where this outlet stands, those that quarantine needs (what waits, and what was
+        discarded and is different still), and of each epoch of an outlet the newest: by its number it is known what came before it."""
         last = sa.select(sa.func.max(LEDGER.c.Sequence)).scalar_subquery()
         later = LEDGER.alias("later")
         followed = sa.exists().where(
             later.c.Origin == LEDGER.c.Origin, later.c.Epoch == LEDGER.c.Epoch, later.c.Number > LEDGER.c.Number
         )
-        needed = sa.select(QUARANTINE.c.Sequence).where(QUARANTINE.c.State == quarantine.WAITING)
+        kept = sa.or_(QUARANTINE.c.State == quarantine.WAITING, QUARANTINE.c.Id.in_(quarantine.differing_entries()))
+        needed = sa.select(QUARANTINE.c.Sequence).where(kept)
         return (
             sa.select(LEDGER.c.Sequence, LEDGER.c.Changes, LEDGER.c.Origin)
             .where(LEDGER.c.Sequence <= self._purge.sequence, LEDGER.c.Sequence < last)
@@ -237,7 +238,7 @@ class Purging:
         if own is None or own.epoch != self._epoch():
             return  # numbers of another epoch: nobody can tell whose
         # What an adopted copy holds for the outlet it came from is known by these rows when that one sends it.
-        least = ELSEWHERE + 1 if self._situation.sources else ELSEWHERE
+        least = ELSEWHERE + 1 if self._situation.own.sources else ELSEWHERE
         due = (
             sa.select(CLOUD_QUERY.c.Id)
             .where(CLOUD_QUERY.c.ExportFlag == 1, CLOUD_QUERY.c.BatchNumber.between(least, own.number))

@@ -19,7 +19,7 @@ from services.applier.view import name_of
 from services.kernel.catalogue import Catalogue
 from services.kernel.change import Change, Op, Transaction, decode_body
 from services.kernel.dialects import Dialect
-from services.kernel.errors import PermanentError, SubakError
+from services.kernel.errors import PermanentError, SubakError, TransientError
 from services.kernel.schema import LEDGER_PART, QUARANTINE, QUARANTINE_ROW, VERSION
 from services.kernel.values import parse_image
 
@@ -175,6 +175,12 @@ def transaction_of(connection: Connection, entry: Quarantined) -> Transaction:
     return replace(transaction, changes=tuple(one for i, one in enumerate(transaction.changes) if i in left))
 
 
+def hold(connection: Connection, identities: Sequence[int]) -> None:
+    """Until the transaction ends nobody else decides about these entries: the service and an operator's command may both be at one."""
+    for identity in sorted(identities):
+        connection.execute(sa.update(QUARANTINE).where(QUARANTINE.c.Id == identity).values(State=QUARANTINE.c.State))
+
+
 def find(connection: Connection, identity: int) -> Quarantined:
     """The waiting entry of that number. Raises PermanentError `quarantine`."""
     for entry in waiting(connection):
@@ -186,8 +192,10 @@ def find(connection: Connection, identity: int) -> Quarantined:
 
 
 def settle(connection: Connection, identity: int, state: str, now: int) -> None:
-    """Marks an entry as applied or discarded."""
-    connection.execute(sa.update(QUARANTINE).where(QUARANTINE.c.Id == identity).values(State=state, DecidedAt=now))
+    """Marks a waiting entry as applied or discarded. Raises TransientError `raced` when somebody else has done so meanwhile."""
+    waits = (QUARANTINE.c.Id == identity) & (QUARANTINE.c.State == WAITING)
+    if connection.execute(sa.update(QUARANTINE).where(waits).values(State=state, DecidedAt=now)).rowcount != 1:
+        raise TransientError("raced", "Somebody else has decided about that transaction at the same moment.")
 
 
 def discard(connection: Connection, identity: int, now: int) -> Quarantined:

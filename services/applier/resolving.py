@@ -8,7 +8,7 @@ base is the quarantined change) or deleted. `superseding.py` tells how the other
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from services.applier.clashes import UNIQUE, Clash, Looking, Row
@@ -17,7 +17,7 @@ from services.applier.judging import Situation
 from services.applier.planning import Plan
 from services.applier.quarantine import Quarantined
 from services.applier.view import RowName, name_of, parent_key
-from services.kernel.catalogue import Table, folded
+from services.kernel.catalogue import Column, Table, folded
 from services.kernel.change import NEVER, Change, Op, Stamp
 from services.kernel.errors import PermanentError
 from services.kernel.values import Image, Value, canonical, render_image
@@ -106,7 +106,7 @@ class _Making:
                 f"{', '.join(unknown + fixed)} is no column of {row.table.name} that can be set.",
                 "Name columns of that table, and none of its key.",
             )
-        return {folded(name): canonical(row.table.column(name), text) for name, text in values.items()}
+        return {folded(name): _value(row.table.column(name), text) for name, text in values.items()}
 
     def without_incoming(self, clashes: Sequence[Clash]) -> Resolution:
         rows = {clash.incoming.name: clash.incoming for clash in clashes}
@@ -161,6 +161,8 @@ class _Making:
         """By old row: the generated column's new value."""
         named = {f"{clash.incoming.name.table}:{clash.incoming.name.key}": clash.incoming for clash in clashes}
         given = {folded(name): key for name, _, key in (text.rpartition("=") for text in texts)}
+        if len(given) < len(texts):
+            raise _refused("Two new keys are given for one row.", "Give each row that clashes one.")
         if set(given) == {""} and len(named) == 1:
             given = {next(iter(named)): given[""]}
         by_name = {folded(name): row for name, row in named.items()}
@@ -172,7 +174,7 @@ class _Making:
         found: dict[RowName, Image] = {}
         for name, row in by_name.items():
             columns = [column for column in row.table.key_columns if column.generated]
-            found[row.name] = {folded(column.name): canonical(column, given[name]) for column in columns}
+            found[row.name] = {folded(column.name): _value(column, given[name]) for column in columns}
         return found
 
     def _redirected(self, table: Table, image: Image, keys: Mapping[RowName, Image]) -> Image:
@@ -216,6 +218,11 @@ class _Making:
         entries = self._looking.together(self._entry)
         left = [one.change for one in self._looking.parsed(entries) if one.row not in without]
         return Resolution(self._own, left, self._seen, entries)
+
+
+def _value(column: Column, text: str) -> Value:
+    """What an operator has written is of the column's type, also where the engine would keep anything. Raises PermanentError `value`."""
+    return canonical(replace(column, loose=False), text)
 
 
 def _refused(what: str, todo: str) -> PermanentError:

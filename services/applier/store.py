@@ -54,7 +54,7 @@ class Store:
         self._dialect = dialect
         self._catalogue = situation.catalogue
         self._policies = situation.policies
-        self._history = History(connection, dialect, situation.origins, situation.policies)
+        self._history = History(connection, dialect, situation.own, situation.policies)
         self._patient = patient
         self._besides = besides
         self._exists: dict[RowName, bool] = {}

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, Engine, update
+from sqlalchemy import Connection, Engine, func, select, update
 
 from services.capture import state, triggers
 from services.capture.triggers import Report
@@ -17,7 +17,7 @@ from services.kernel.schema import BATCH, CLOUD_QUERY
 from services.kernel.wire.messages import HUB, OUTLET_NAME
 
 MAX_SOURCES = 255
-"""Characters of the list of sources: what the state's column holds. The oldest go first."""
+"""Characters of the list of sources, and of that of their Ids: what the state's column holds. The oldest go first."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,9 @@ def adopt(engine: Engine, dialect: Dialect, patterns: Sequence[str], name: str, 
         sources = [source for source in known.get(state.SOURCE, "").split(",") if source]
         waiting = 0
         if former != name:
-            waiting = _take_over(connection, [*(one for one in sources if one != former), former], name, new_epoch, now)
+            ends = [end for end in known.get(state.SOURCE_ENDS, "").split(",") if end]
+            last = connection.scalar(select(func.max(CLOUD_QUERY.c.Id))) or 0
+            waiting = _take_over(connection, [*sources, former], [*ends, str(last)], name, new_epoch, now)
         elif not sources:
             raise PermanentError(
                 "same_outlet",
@@ -73,13 +75,14 @@ def _no_outlet() -> PermanentError:
     )
 
 
-def _take_over(connection: Connection, sources: list[str], name: str, new_epoch: str, now: int) -> int:
+def _take_over(connection: Connection, sources: list[str], ends: list[str], name: str, new_epoch: str, now: int) -> int:
     """What the source had not sent yet it sends itself, under its own numbers; which of it is here is known by `subak_batch` and
     `CloudQuery`, as the applier looks there. The number of those changes."""
-    while len(",".join(sources)) > MAX_SOURCES:
-        del sources[0]
+    while max(len(",".join(sources)), len(",".join(ends))) > MAX_SOURCES:
+        del sources[0], ends[:1]
     state.put(connection, state.OUTLET, name)
     state.put(connection, state.SOURCE, ",".join(sources))
+    state.put(connection, state.SOURCE_ENDS, ",".join(ends))
     state.drop(connection, state.CLOCK_SKEW)  # another machine's
     state.begin_epoch(connection, new_epoch)
     connection.execute(update(BATCH).where(BATCH.c.StoredAt.is_(None)).values(StoredAt=now))

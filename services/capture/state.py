@@ -18,6 +18,8 @@ CATCHING_UP = "catching_up"
 """There while a new epoch has begun and the hub has not said welcome to it yet: nothing is cut meanwhile."""
 SOURCE = "source"
 """Of whose database this is an adopted copy, comma-separated; the last one last."""
+SOURCE_ENDS = "source_ends"
+"""The greatest Id in `CloudQuery` of each of these outlets, in the same order: greater ones are those of the next, or this database's own."""
 CLOCK_SKEW = "clock_skew"
 """The hub's clock less the database's when they were compared last, in µs."""
 

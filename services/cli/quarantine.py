@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Annotated, Any, Literal, cast
 
 import typer
@@ -13,7 +14,7 @@ from sqlalchemy import Connection, Row, select
 
 from services.applier.applying import Applier
 from services.applier.clashes import Clash
-from services.applier.quarantine import body, differing
+from services.applier.quarantine import UNREADABLE, body, differing
 from services.applier.resolving import Choice
 from services.cli.console import console, grid, instant, moment, print_json
 from services.cli.databases import connected, opened, outlet_name, outlet_settings, require_prepared
@@ -28,7 +29,9 @@ app = typer.Typer(
     help="Transactions that this outlet cannot apply (SUBAK_DATABASE_URL): why, and what to do.", no_args_is_help=True
 )
 
-Identifier = Annotated[int, typer.Argument(metavar="ID", help="As `subak quarantine list` shows it.")]
+Identifier = Annotated[
+    int, typer.Argument(metavar="ID", min=1, max=2**63 - 1, help="As `subak quarantine list` shows it.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Write JSON.")]
 
 CLASHES = {"unique": "--keep local, --keep incoming or --set COLUMN=VALUE", "generated_key": "--new-key KEY"}
@@ -83,8 +86,10 @@ def show(identifier: Identifier) -> None:
         row = _one(connection, identifier)
         document = _document(connection, row)
         catalogue = dialect.catalogue(connection, settings.tables)
-        transaction = decode_body(body(connection, row.Sequence))[row.Position]
-        sql = [text for _, text in statements(transaction, catalogue, dialect)]
+        sql = []
+        if row.Code != UNREADABLE:
+            transaction = decode_body(body(connection, row.Sequence))[row.Position]
+            sql = [text for _, text in statements(transaction, catalogue, dialect)]
     facts = ["id", "origin", "state", "code", "reason", "attempts", "quarantined_at"]
     console.print(grid(["", ""], [[name, str(document[name])] for name in facts]))
     for text in sql:
@@ -109,7 +114,9 @@ def _show_clashes(clashes: list[Clash], code: str) -> None:
 
 @app.command()
 def retry(
-    identifier: Annotated[int | None, typer.Argument(metavar="[ID]", help="One; all that wait when not given.")] = None,
+    identifier: Annotated[
+        int | None, typer.Argument(metavar="[ID]", min=1, max=2**63 - 1, help="One; all that wait when not given.")
+    ] = None,
 ) -> None:
     """Try again, now that the cause is removed. Exit code 1: something still waits."""
     with _applier() as applier:
@@ -127,7 +134,7 @@ def _retry(applier: Applier, chosen: list[int]) -> dict[int, PermanentError]:
     left: dict[int, PermanentError] = {}
     for number in chosen:
         try:
-            applier.retry(number)
+            _insist(partial(applier.retry, number))
         except PermanentError as error:
             left[number] = error
     return _retry(applier, list(left)) if 0 < len(left) < len(chosen) else left
@@ -156,16 +163,7 @@ def resolve(
     """End a clash of two rows at every outlet, by one decision here: which row stays, or what the incoming one is to be."""
     choice = Choice(_side(keep), dict(_assigned(text) for text in assignments or ()), new_keys or ())
     with _applier() as applier:
-        attempt = 1
-        while True:
-            try:
-                applier.resolve(identifier, choice, attempt)
-                break
-            except TransientError:
-                if attempt == ATTEMPTS:
-                    raise
-            attempt += 1
-            time.sleep(ATTEMPT_SECONDS)
+        _insist(partial(applier.resolve, identifier, choice))
     console.print(f"{identifier} is resolved; the other outlets follow as soon as they hear of it.")
 
 
@@ -186,8 +184,19 @@ def _assigned(text: str) -> tuple[str, str]:
 def discard(identifier: Identifier) -> None:
     """Give it up: this outlet stays without it, and differs from the others in its rows until they change again."""
     with _applier() as applier:
-        applier.discard(identifier)
+        _insist(lambda _: applier.discard(identifier))
     console.print(f"{identifier} is discarded.")
+
+
+def _insist(attempt: Callable[[int], object]) -> None:
+    """Again and again where the application, or the applier itself, is at the same rows just now."""
+    for count in range(1, ATTEMPTS):
+        try:
+            attempt(count)
+            return
+        except TransientError:
+            time.sleep(ATTEMPT_SECONDS)
+    attempt(ATTEMPTS)
 
 
 @contextmanager

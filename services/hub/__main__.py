@@ -38,7 +38,7 @@ def clock() -> int:
 
 def terms(settings: HubSettings) -> Terms:
     """What the settings say of how long things are kept, and the conflict rules. The file was read once when they were checked."""
-    rules = settings.policy_file.read_text("utf-8") if settings.policy_file else ""
+    rules = settings.policy_file.read_text("utf-8-sig") if settings.policy_file else ""
     limits = Limits(settings.offline_days * DAY_SECONDS, settings.offline_bytes)
     return Terms(settings.keep_days * DAY_SECONDS, limits, rules)
 

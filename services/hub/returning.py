@@ -45,7 +45,7 @@ def greet_applier(connection: Connection, hello: Hello, now: int) -> None:
         )
     _refuse_what_is_gone(connection, hello, outlet, anew)
     _set_flags(connection, hello.outlet, hello.position, now)
-    lacking = [*_own(connection, hello), *(_others(connection, hello) if anew else [])]
+    lacking = [*_own(connection, hello, outlet.AddedAt), *(_others(connection, hello) if anew else [])]
     _owe(connection, hello, sorted(set(lacking)))
     stable = min(outlet.StableSeen, reach(connection, hello.outlet, hello.position, last))
     values: dict[str, Any] = {"AppliedEpoch": hello.epoch, "StableSeen": stable}
@@ -131,12 +131,15 @@ def _set_flags(connection: Connection, outlet: str, position: int, now: int) -> 
         connection.execute(delete(table).where(table.c.Outlet == outlet, table.c.Sequence > position))
 
 
-def _own(connection: Connection, hello: Hello) -> list[int]:
+def _own(connection: Connection, hello: Hello, added_at: int) -> list[int]:
     """The outlet's own batches that its database may lack: after its position, and after the last it knows to be stored.
 
-    One too many does no harm: the applier knows by number and digest what its database has.
+    One too many does no harm: the applier knows by number and digest what its database has. Not so a database that begins anew, under a name
+    that was removed and added again: it has the rows that all others have by then, and knows nothing of their versions.
     """
     own = BATCH.c.Origin == hello.outlet
+    if _begins(connection, hello):
+        own &= BATCH.c.StoredAt >= added_at
     stored = (
         select(BATCH.c.Sequence)
         .where(own, BATCH.c.Epoch == hello.epoch, BATCH.c.Number <= hello.stored)
@@ -145,6 +148,12 @@ def _own(connection: Connection, hello: Hello) -> list[int]:
     )
     after = max(hello.position, connection.scalar(stored) or 0)
     return _missing(connection, hello, select(BATCH.c.Sequence).where(own, BATCH.c.Sequence > after))
+
+
+def _begins(connection: Connection, hello: Hello) -> bool:
+    """Whether the database has sent and executed nothing yet, but for the conflict rules that are owed to everybody."""
+    origin = connection.scalar(select(BATCH.c.Origin).where(BATCH.c.Sequence == hello.position))
+    return hello.stored == 0 and (hello.position == 0 or origin == HUB)
 
 
 def _others(connection: Connection, hello: Hello) -> list[int]:

@@ -23,7 +23,8 @@ class Op(StrEnum):
 Time = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 """Microseconds since 1970 UTC, as a BIGINT column holds them. Checked, like all of these, when a body is decoded."""
 
-Name = Annotated[str, msgspec.Meta(max_length=64)]
+MAX_NAME = 64
+Name = Annotated[str, msgspec.Meta(max_length=MAX_NAME)]
 """The longest name of a table or an outlet: what MySQL takes, and Subak's tables hold."""
 
 

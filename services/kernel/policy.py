@@ -117,7 +117,7 @@ def parse(text: str) -> Rules:
     """The rules in a policy file. Raises PermanentError `policy` with every fault there is."""
     try:
         file = _File.model_validate(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise _wrong([f"It is not TOML: {error}."]) from error
     except ValidationError as error:
         faults = [f"{'.'.join(str(part) for part in one['loc'])}: {one['msg']}." for one in error.errors()]
@@ -127,6 +127,11 @@ def parse(text: str) -> Rules:
         for name, table in file.tables.items()
         for column in table.minimum
         if folded(column) not in {folded(one) for one in table.delta}
+    ]
+    faults += [
+        f"tables.{name}.minimum: a column is named twice; case does not count."
+        for name, table in file.tables.items()
+        if len({folded(column) for column in table.minimum}) < len(table.minimum)
     ]
     by_name: dict[str, str] = {}
     for name in file.tables:

@@ -143,7 +143,7 @@ def _policy_file(text: Any) -> Path:
     """A file of conflict rules (`policy.py`), which are right as they stand there."""
     path = _file(text)
     try:
-        parse(path.read_text("utf-8"))
+        parse(path.read_text("utf-8-sig"))
     except PermanentError as error:
         raise _Refused(error.what, error.todo) from None
     except (OSError, UnicodeDecodeError) as error:

@@ -125,3 +125,13 @@ def test_what_cannot_be_adopted(outlet: Outlet) -> None:
     adopt(outlet, "kuta")
     told = subak({"SUBAK_DATABASE_URL": outlet.url.render_as_string(hide_password=False)}, "outlet", "restamp")
     assert "0 changes" in told
+
+
+def test_where_the_changes_of_the_source_end_is_written_down(outlet: Outlet) -> None:
+    """Two outlets may give one row the same time: what is the source's is told by its Id."""
+    adopt(outlet, "kuta")
+    with outlet.reading() as connection:
+        last = connection.scalar(select(CLOUD_QUERY.c.Id).order_by(CLOUD_QUERY.c.Id.desc()).limit(1))
+    assert known(outlet)[state.SOURCE_ENDS] == str(last)
+    adopt(outlet, "sanur")
+    assert (known(outlet)[state.SOURCE], known(outlet)[state.SOURCE_ENDS]) == ("jakarta,kuta", f"{last},{last}")

@@ -9,6 +9,7 @@ from sqlalchemy import Connection
 from sqlalchemy.engine import URL
 
 from services.kernel.catalogue import Catalogue, Kind, Table, folded
+from services.kernel.change import MAX_NAME
 from services.kernel.dialects import Dialect, Purpose, dialect_for
 from services.kernel.schema import Side, prepare
 from tests.stack.application import translate
@@ -130,6 +131,14 @@ def test_a_generated_key(schema: Schema) -> None:
 def test_refused_no_primary_key(schema: Schema) -> None:
     schema.run("CREATE TABLE heap (a INTEGER NOT NULL UNIQUE)")
     assert schema.refused("heap") == [("no_primary_key", None)]
+
+
+@pytest.mark.parametrize("engine_name", ["sqlite", "mssql"])
+def test_refused_long_name(schema: Schema) -> None:
+    """No outlet could read a batch with a change of it, whatever else is in that batch."""
+    name = "n" * (MAX_NAME + 1)
+    schema.run(f"CREATE TABLE {name} (a INTEGER NOT NULL PRIMARY KEY)")
+    assert schema.refused(name) == [("name", None)]
 
 
 @pytest.mark.parametrize("declared", ["DOUBLE", "TIME"])

@@ -95,6 +95,23 @@ def test_after_a_new_epoch_it_is_owed_what_the_old_one_sent(queue: Queue) -> Non
     assert sequences(queue, "candi") == [4]
 
 
+def test_a_name_that_is_removed_and_added_again_may_begin_with_a_database_that_knows_nothing(queue: Queue) -> None:
+    """It has the rows of the others. Its former batches, applied to rows without versions, would overwrite what came later."""
+    (rules,) = store(queue, Voice("h").say(Policy(1, "")))
+    assert isinstance(rules, int)
+    store(queue, *chain("candi", 3), *chain("amed", 1))
+    queue.write(outlets.remove, "candi", queue.now)
+    queue.write(outlets.add, "candi", "", "", queue.now)
+    assert enter(queue, "candi", 0, epoch="new") == ""
+    assert sequences(queue, "candi") == [rules]
+    execute(queue, "candi", rules)
+    assert enter(queue, "candi", rules, epoch="new") == ""
+    assert sequences(queue, "candi") == []
+    store(queue, *chain("candi", 2, "new"))
+    assert enter(queue, "candi", rules, epoch="newer") == "", "this one was put back since it was added"
+    assert len(sequences(queue, "candi")) == 2
+
+
 def test_a_capture_waits_until_its_own_batches_are_executed(queue: Queue) -> None:
     forks = Forks()
 

@@ -15,6 +15,7 @@ from services.kernel.schema import BATCH, CLOUD_QUERY, CONFLICT, LEDGER, LEDGER_
 from services.kernel.wire.messages import Delivery
 from tests.conftest import FreshDatabase
 from tests.contract.outlets import Outlet, delivery_of, said_by_hub
+from tests.stack.command import subak
 
 pytestmark = pytest.mark.parametrize("engine_name", ["sqlite", "mariadb", "mysql", "mssql"])
 
@@ -166,6 +167,8 @@ def test_what_waits_in_quarantine_keeps_its_batch(two: tuple[Outlet, Outlet]) ->
     assert len(_all(bali, QUARANTINE.c.Id)) == 1
     bali.hear(Purge(3, {}), 4)
     assert len(_all(bali, QUARANTINE.c.Id)) == 1  # it is different still, and that is remembered
+    shown = subak({"SUBAK_DATABASE_URL": bali.url.render_as_string(hide_password=False)}, "quarantine", "show", "1")
+    assert "discarded" in shown and "500" in shown
     bali.write("INSERT INTO stock VALUES ('z', 1)")
     bali.hear(Purge(4, {}), 5)
     assert _all(bali, QUARANTINE.c.Id) == []

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from services.applier.resolving import Choice
 from services.kernel.change import NEVER, Batch, BatchId, Change, Op, Transaction, decode_body
 from services.kernel.control import Policy
-from services.kernel.schema import BATCH, CLOUD_QUERY, LEDGER, STATE
+from services.kernel.schema import BATCH, CLOUD_QUERY, LEDGER, STATE, VERSION
 from tests.conftest import FreshDatabase
 from tests.contract.outlets import Outlet
 
@@ -194,3 +194,25 @@ def test_a_generator_that_was_put_back_too_gives_one_key_to_two_rows(outlet: Mak
     for one in (amed, bali):
         assert one.read("SELECT id, what FROM ticket ORDER BY id") == [(1, "new"), (70, "former")]
         assert one.applier.waiting() == []
+
+
+def test_a_copy_and_its_source_give_one_row_the_same_time(outlet: Make) -> None:
+    """Both write on a version that is ahead of their clocks. The two changes are two, and each is sold once."""
+    amed, kuta = outlet("amed"), outlet("kuta")
+    for one in (amed, kuta):
+        one.hear(SUM, 1)
+        one.write("UPDATE stock SET on_hand = 20 WHERE sku = 'a'")  # made at amed, and copied
+        one.take()
+    with kuta.engine.begin() as connection:
+        last = connection.scalar(sa.select(sa.func.max(CLOUD_QUERY.c.Id)))
+        copied = {"source": "amed", "source_ends": str(last)}
+        connection.execute(sa.insert(STATE), [{"Name": name, "Value": value} for name, value in copied.items()])
+    kuta.applier.refresh()
+    for one in (amed, kuta):
+        with one.engine.begin() as connection:
+            connection.execute(sa.update(VERSION).values(Stamp=2**60, Origin="bali"))
+    sold = [_sold(one, 1) for one in (amed, kuta)]
+    assert [decode_body(batch.body)[0].changes[0].stamp.time for batch in sold] == [2**60 + 1] * 2
+    kuta.apply(sold[0], 2)
+    amed.apply(sold[1], 3)
+    assert kuta.read(ROWS) == amed.read(ROWS) == [("a", 18), ("b", 10)]

@@ -248,3 +248,35 @@ def test_a_key_that_is_taken_is_refused(three: Outlets) -> None:
         with pytest.raises(PermanentError):
             amed.applier.resolve(number, Choice(new_keys=(key,)))
     assert amed.read(TICKET) == [(1, "amed", "a")]
+
+
+def test_what_was_discarded_here_follows_a_decision_made_elsewhere(three: Outlets) -> None:
+    """Candi has given up one of two tickets under one key; then amed, whose ticket candi has, gives that one another key."""
+    amed, bali, candi = three.outlets
+    amed.write("INSERT INTO ticket (id, what) VALUES (5, 'A')")
+    bali.write("INSERT INTO ticket (id, what) VALUES (5, 'B')")
+    three.settle()
+    candi.applier.discard(candi.applier.waiting()[0].id)
+    amed.applier.resolve(amed.applier.waiting()[0].id, Choice(new_keys=("6",)))
+    _ended(three)
+    assert set(three.same("SELECT id, what FROM ticket")) == {(5, "A"), (6, "B")}
+
+
+def test_what_an_operator_writes_is_of_the_columns_type(three: Outlets) -> None:
+    """Also on SQLite, which would keep anything, and send it to outlets that do not."""
+    amed, bali, _ = three.outlets
+    amed.write("INSERT INTO ticket (id, what, code) VALUES (5, 'A', 'x')")
+    bali.write("INSERT INTO ticket (id, what, code) VALUES (5, 'B', 'x')")
+    three.settle()
+    (entry,) = amed.applier.waiting()
+    for keys in (("six",), ("6", "7")):
+        with pytest.raises(PermanentError):
+            amed.applier.resolve(entry.id, Choice(new_keys=keys, values={"code": "y"}))
+    assert [one.id for one in amed.applier.waiting()] == [entry.id]
+
+
+def test_a_number_is_given_as_one(three: Outlets) -> None:
+    amed, number = _one_email(three)
+    with pytest.raises(PermanentError, match="points"):
+        amed.applier.resolve(number, Choice(values={"email": "other", "points": "many"}))
+    assert [one.id for one in amed.applier.waiting()] == [number]

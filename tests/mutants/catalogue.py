@@ -123,10 +123,10 @@ ONCE = (
         "what a database that was put back has already counts again",
         "services/applier/containing.py",
         """\
-            if name in wanted:
+                if name in wanted and lives.may_be(row.Id, origin):
 """,
         """\
-            if name not in wanted:
+                if name not in wanted:
 """,
         (
             "tests/contract/test_put_back.py::"
@@ -376,4 +376,43 @@ RULES = (
     ),
 )
 
-MUTANTS = (CONTROL, *ACKNOWLEDGED, *WATERMARK, *ONCE, *STAMPS, *LOCKS, *MARKS, *ORDER, *RULES)
+CERTIFICATES = ("tests/unit/test_certificates.py",)
+
+TRUST = (
+    Mutant(
+        "whoever is revoked gets in",
+        "services/kernel/certificates.py",
+        "    if revoked is not None:\n",
+        "    if revoked is not None and peer.name is None:\n",
+        CERTIFICATES,
+    ),
+    Mutant(
+        "an outlet may show a hub's certificate",
+        "services/kernel/certificates.py",
+        "    if units & set(Side) and side not in units:\n",
+        "    if False:\n",
+        CERTIFICATES,
+    ),
+    Mutant(
+        "a connection that stands is not looked at again",
+        "services/hub/broker.py",
+        "                    connection.end(distrusted)\n",
+        "                    pass\n",
+        (
+            "tests/system/test_certificates.py::test_revoked_while_connected_then_with_a_new_one_without_a_restart",
+            "tests/system/test_certificates.py::test_expired_while_connected_and_renewed_before_that",
+        ),
+    ),
+    Mutant(
+        "a renewal gives a new key while the old certificate is in use",
+        "services/kernel/authority.py",
+        """\
+        if standing is not None and not self._is_revoked(standing):
+            return key_in(path)
+""",
+        "",
+        ("tests/unit/test_authority.py",),
+    ),
+)
+
+MUTANTS = (CONTROL, *ACKNOWLEDGED, *WATERMARK, *ONCE, *STAMPS, *LOCKS, *MARKS, *ORDER, *RULES, *TRUST)

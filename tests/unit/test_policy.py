@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from services.kernel.errors import PermanentError
 from services.kernel.policy import ROW, Given, Policies, parse
 
 BY_COLUMN = parse('[tables.Stock]\nrule = "column"')
@@ -34,3 +35,15 @@ def test_before_any_rules_the_later_change_has_the_row() -> None:
 @pytest.mark.parametrize(("change", "generation"), [(3, 0), (4, 10), (7, 10), (8, 20)])
 def test_a_change_of_ones_own_is_made_under_what_was_taken_up_before(change: int, generation: int) -> None:
     assert KNOWN.generation_of(change) == generation
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("deep = " + "[" * 3000 + "]" * 3000, "not TOML"),
+        ('[tables.stock]\ndelta = ["a"]\nminimum = { a = 1, A = 2 }', "named twice"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(text: str, fault: str) -> None:
+    with pytest.raises(PermanentError, match=fault):
+        parse(text)

@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, Row
 
 from services.kernel.catalogue import Catalogue, Column, ForeignKey, Kind, Refusal, Table, folded
+from services.kernel.change import MAX_NAME
 from services.kernel.dialects.mssql.connecting import SCHEMA
 from services.kernel.dialects.mssql.expressions import base_type
 from services.kernel.dialects.template import is_own_table
@@ -49,9 +50,8 @@ _IS_JSON = re.compile(
 _UNFIT_KEYS = {Kind.FLOAT, Kind.JSON, Kind.TIME}
 _UNFIT_KEY_TYPES = {"xml", "datetimeoffset"}
 
-MAX_NAME = 150
 MAX_KEY = 699
-"""Characters of a table's name and of a row key (a bar comes behind it) that the version table's index can hold: 1,700 bytes in all."""
+"""Characters of a row key (a bar comes behind it) that, with a table's name of 150, the version table's index can hold: 1,700 bytes in all."""
 
 KEY_FRACTION = 6
 """Digits of a second that travel: two keys that differ in the seventh would be one."""

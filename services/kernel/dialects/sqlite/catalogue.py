@@ -12,6 +12,7 @@ from fnmatch import fnmatchcase
 from sqlalchemy import Connection
 
 from services.kernel.catalogue import Catalogue, Column, ForeignKey, Kind, Refusal, Table, folded
+from services.kernel.change import MAX_NAME
 from services.kernel.dialects.sqlite.binding import MAX_DECIMAL_DIGITS, has_text_affinity
 from services.kernel.dialects.sqlite.expressions import identifier
 from services.kernel.dialects.template import is_own_table
@@ -197,6 +198,9 @@ def _refusals(connection: Connection, table: Table) -> Iterator[Refusal]:
         todo = "Give it a primary key, or leave it out of SUBAK_TABLES."
         yield Refusal(table.name, None, "no_primary_key", f"{table.name} has no primary key.", todo)
         return
+    if len(table.name) > MAX_NAME:
+        what = f"{table.name} has a name of more than {MAX_NAME} characters."
+        yield Refusal(table.name, None, "name", what, "Rename it, or leave it out of SUBAK_TABLES.")
     for column in table.columns:
         yield from _column_refusals(table, column)
     for name in table.key:
