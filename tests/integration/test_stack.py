@@ -13,8 +13,6 @@ from collections.abc import Callable
 from itertools import count
 from statistics import median
 
-import pytest
-
 from tests.integration.faults import FAULTS, cut_off, killed, paused
 from tests.stack.audit import audit
 from tests.stack.compose import Stack
@@ -84,7 +82,6 @@ def test_what_one_outlet_inserts_is_at_the_other_within_a_second(stack: Stack, n
     whole(stack)
 
 
-@pytest.mark.timeout(1200)
 def test_each_container_in_turn_suffers_every_fault_under_load(stack: Stack, note: Note) -> None:
     """In as many rounds as there are faults: in each, every container suffers one, in an order of the seed's; then all is audited."""
     draw = random.Random(SEED)
@@ -107,7 +104,6 @@ def test_each_container_in_turn_suffers_every_fault_under_load(stack: Stack, not
         note(f"whole after {time.monotonic() - began:.0f} s: {', '.join(took)}; {did}")
 
 
-@pytest.mark.timeout(300)
 def test_the_hubs_database_is_restarted_by_compose_under_load(stack: Stack, note: Note) -> None:
     note(f"hub-db restarted: {under_load(stack, f'{SEED}-restart', lambda: void(stack.compose('restart', 'hub-db')))}")
 
@@ -116,7 +112,6 @@ def void(_: object) -> None:
     """For what is done for its effect."""
 
 
-@pytest.mark.timeout(600)
 def test_two_containers_at_once_under_load(stack: Stack, note: Note) -> None:
     draw = random.Random(f"{SEED}-two")
     here, there = draw.sample(sorted(stack.outlets), 2)
