@@ -13,10 +13,16 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.stack.compose import Stack
+
+TEST_SECONDS = 1500
+"""For any test here: the first one has the images built, on a machine that may be slow; what each waits for has a limit of its own."""
+
+HERE = Path(__file__).parent
 
 _notes: list[str] = []
 _stack = pytest.StashKey[Stack]()
@@ -69,6 +75,12 @@ def stack(
         raise
     finally:
         stack.down()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(HERE):
+            item.add_marker(pytest.mark.timeout(TEST_SECONDS))
 
 
 @pytest.hookimpl(wrapper=True)

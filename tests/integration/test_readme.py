@@ -102,7 +102,6 @@ def is_local(stack: Stack, image: str) -> bool:
     return bool(stack.docker("image", "ls", "--quiet", image))
 
 
-@pytest.mark.timeout(900)
 def test_a_newcomer_types_it_from_top_to_bottom(newcomer: Newcomer, note: Note) -> None:
     stack = newcomer.stack
     newcomer.types("docker compose up -d --wait", limit=HEALTHY_SECONDS)
@@ -132,7 +131,6 @@ def test_a_newcomer_types_it_from_top_to_bottom(newcomer: Newcomer, note: Note) 
     assert newcomer.types("docker compose ps --all --quiet") == ""
 
 
-@pytest.mark.timeout(600)
 def test_a_new_outlet_joins_by_what_the_command_prints(newcomer: Newcomer, note: Note) -> None:
     """In a container of its own, as `--compose` prints it; begun before anybody has changed a row."""
     newcomer.types("docker compose run --rm -T cli outlet add lovina --engine mysql --compose > lovina.yml")

@@ -10,9 +10,8 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from itertools import count
 from statistics import median
-
-import pytest
 
 from tests.integration.faults import FAULTS, cut_off, killed, paused
 from tests.stack.audit import audit
@@ -46,14 +45,23 @@ def whole(stack: Stack) -> None:
         assert outlet.count("SELECT COUNT(*) FROM subak_quarantine WHERE State = 'waiting'") == 0, outlet.name
 
 
+_tills = count(1)
+
+
 def under_load(stack: Stack, seed: str, act: Callable[[], None]) -> str:
-    """Tills sell at every outlet while `act` does what it does; in the end all is whole. What the tills did, in words."""
-    tills = Tills(stack.urls, seed, pause=PAUSE, patient=True)  # type: ignore[arg-type]
+    """Tills sell at every outlet while `act` does what it does; in the end all is whole. What the tills did, in words.
+
+    No till changes a key: a row that gets another one while somebody else changes it becomes two rows, of which both keep the unique
+    value; they would be quarantined, rightly.
+    """
+    first = next(_tills) * len(stack.outlets)
+    tills = Tills(stack.urls, seed, pause=PAUSE, patient=True, first=first, key_changes=False)
     with tills:
         act()
         stack.wait_healthy()
+        done = tills.stop()
     whole(stack)
-    return f"{sum(writer.counts['transactions'] for writer in tills.writers.values())} transactions, away {dict(tills.away)}"
+    return f"{done['transactions']} transactions, away {dict(tills.away)}"
 
 
 def test_what_one_outlet_inserts_is_at_the_other_within_a_second(stack: Stack, note: Note) -> None:
@@ -74,7 +82,6 @@ def test_what_one_outlet_inserts_is_at_the_other_within_a_second(stack: Stack, n
     whole(stack)
 
 
-@pytest.mark.timeout(1200)
 def test_each_container_in_turn_suffers_every_fault_under_load(stack: Stack, note: Note) -> None:
     """In as many rounds as there are faults: in each, every container suffers one, in an order of the seed's; then all is audited."""
     draw = random.Random(SEED)
@@ -97,7 +104,6 @@ def test_each_container_in_turn_suffers_every_fault_under_load(stack: Stack, not
         note(f"whole after {time.monotonic() - began:.0f} s: {', '.join(took)}; {did}")
 
 
-@pytest.mark.timeout(300)
 def test_the_hubs_database_is_restarted_by_compose_under_load(stack: Stack, note: Note) -> None:
     note(f"hub-db restarted: {under_load(stack, f'{SEED}-restart', lambda: void(stack.compose('restart', 'hub-db')))}")
 
@@ -106,7 +112,6 @@ def void(_: object) -> None:
     """For what is done for its effect."""
 
 
-@pytest.mark.timeout(600)
 def test_two_containers_at_once_under_load(stack: Stack, note: Note) -> None:
     draw = random.Random(f"{SEED}-two")
     here, there = draw.sample(sorted(stack.outlets), 2)

@@ -78,6 +78,7 @@ class Stack:
         }
         self.outlets: dict[str, Outlet] = {}
         self._hub_reader: Engine | None = None
+        self._containers: dict[str, str] = {}
 
     # ---- commands
 
@@ -191,9 +192,12 @@ class Stack:
         return ["hub", "hub-db", *(f"{name}-{service}" for name in self.profiles for service in SERVICES)]
 
     def container(self, service: str) -> str:
-        found = self.compose("ps", "--all", "--quiet", service).split()
-        assert len(found) == 1, f"{service}: {found}"
-        return found[0]
+        """Its id, which it keeps until `down`."""
+        if service not in self._containers:
+            found = self.compose("ps", "--all", "--quiet", service).split()
+            assert len(found) == 1, f"{service}: {found}"
+            self._containers[service] = found[0]
+        return self._containers[service]
 
     def inspect(self, service: str) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(self.docker("inspect", self.container(service)))[0]

@@ -27,12 +27,23 @@ class Tills:
     """Context manager: tills write until `stop` (or the end of the block); an error of any of them is raised then."""
 
     def __init__(
-        self, urls: Mapping[str, URL], seed: int, *, pause: float = 0.0, patient: bool = False, **options: object
+        self,
+        urls: Mapping[str, URL],
+        seed: int | str,
+        *,
+        pause: float = 0.0,
+        patient: bool = False,
+        first: int = 1,
+        **options: object,
     ) -> None:
-        """`pause`: seconds between two transactions of a till. `patient`: one whose database is away tries again. `options`: of `Writer`."""
+        """`pause`: seconds between two transactions of a till. `patient`: one whose database is away tries again. `options`: of `Writer`.
+
+        `first`: the number of the first till. Tills that write to a database after others need numbers of their own: keys and unique
+        values come of them.
+        """
         self.writers = {
             name: Writer(url, number, seed, peers=[other for other in urls.values() if other != url], **options)  # type: ignore[arg-type]
-            for number, (name, url) in enumerate(urls.items(), start=1)
+            for number, (name, url) in enumerate(urls.items(), start=first)
         }
         self._pause = pause
         self._patient = patient

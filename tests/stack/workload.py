@@ -79,7 +79,7 @@ class Writer:
         self,
         url: URL,
         number: int,
-        seed: int,
+        seed: int | str,
         *,
         peers: Sequence[URL] = (),
         tables: set[str] | None = None,

@@ -33,7 +33,7 @@ mirror() { apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | 
 install_packages() {
     local missing=() package
     for package in "$@"; do
-        dpkg --status "$package" 2>/dev/null | grep -q '^Status: .* installed$' || missing+=("$package")
+        [[ $(dpkg-query --show --showformat '${db:Status-Status}' "$package" 2>/dev/null) == installed ]] || missing+=("$package")
     done
     ((${#missing[@]})) || return 0
     say "installing ${missing[*]} ..."

@@ -125,6 +125,7 @@ image() { # NAME MAKER
 }
 
 rm -f "$work/no-registry"
+wanted=()
 for one in python:3.13-slim=python mysql:9=mysql mariadb:11=mariadb prom/prometheus=prometheus; do
     there "${one%=*}" || wanted+=("$one")
 done
