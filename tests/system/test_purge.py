@@ -50,7 +50,11 @@ def test_what_is_executed_everywhere_is_forgotten_everywhere(make_network: MakeN
             LIMIT,
         )  # type: ignore[misc]
         wait_for(f"{name}'s CloudQuery to shrink", lambda name=name: _count(network, name, "CloudQuery") <= 1, LIMIT)  # type: ignore[misc]
-        wait_for(f"{name}'s ledger to shrink", lambda name=name: _count(network, name, "subak_ledger") <= OWN + LEFT - 1, LIMIT)  # type: ignore[misc]
+        wait_for(
+            f"{name}'s ledger to shrink",
+            lambda name=name: _count(network, name, "subak_ledger") <= OWN + LEFT - 1,
+            LIMIT,
+        )  # type: ignore[misc]
     wait_for("the hub's queue to shrink", lambda: _at_the_hub(network, "subak_batch") <= 5, LIMIT)
     _write(network, 2000)  # and all goes on
     network.settle()
