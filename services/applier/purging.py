@@ -96,14 +96,13 @@ class Purging:
 
     def _delivered(self) -> sa.Select[Any]:
         """All up to the horizon, but for the last one, which says where this outlet stands, those that quarantine needs (what waits, and what was
-        discarded and is different still), and of each epoch of an outlet the newest: by its number it is known what came before it."""
+        discarded and is still on its list), and of each epoch of an outlet the newest: by its number it is known what came before it."""
         last = sa.select(sa.func.max(LEDGER.c.Sequence)).scalar_subquery()
         later = LEDGER.alias("later")
         followed = sa.exists().where(
             later.c.Origin == LEDGER.c.Origin, later.c.Epoch == LEDGER.c.Epoch, later.c.Number > LEDGER.c.Number
         )
-        kept = sa.or_(QUARANTINE.c.State == quarantine.WAITING, QUARANTINE.c.Id.in_(quarantine.differing_entries()))
-        needed = sa.select(QUARANTINE.c.Sequence).where(kept)
+        needed = sa.select(QUARANTINE.c.Sequence).where(QUARANTINE.c.State.in_(quarantine.LISTED))
         return (
             sa.select(LEDGER.c.Sequence, LEDGER.c.Changes, LEDGER.c.Origin)
             .where(LEDGER.c.Sequence <= self._purge.sequence, LEDGER.c.Sequence < last)

@@ -27,6 +27,9 @@ WAITING = "waiting"
 APPLIED = "applied"
 DISCARDED = "discarded"
 
+LISTED = (WAITING, DISCARDED)
+"""States of entries whose rows still count, and whose batch is kept therefore: a decision made elsewhere knows nothing of what was discarded here."""
+
 UNREADABLE = "unreadable"
 """The code of a batch whose changes cannot be told: no rows are listed."""
 

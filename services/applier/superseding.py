@@ -31,7 +31,11 @@ ROWS = 500
 def take_off(connection: Connection, dialect: Dialect, changes: Sequence[Parsed]) -> set[Stamp]:
     """Part of the transaction that applies the changes, before they are decided. The stamps of those that superseded something."""
     chosen = [one for one in changes if one.change.base != NEVER and one.change.op is not Op.UPDATE]
-    if not chosen or connection.scalar(sa.select(QUARANTINE.c.Id).where(_counts()).limit(1)) is None:
+    if (
+        not chosen
+        or connection.scalar(sa.select(QUARANTINE.c.Id).where(QUARANTINE.c.State.in_(quarantine.LISTED)).limit(1))
+        is None
+    ):
         return set()
     by_row: dict[RowName, list[Parsed]] = {}
     for one in chosen:
@@ -48,11 +52,6 @@ def take_off(connection: Connection, dialect: Dialect, changes: Sequence[Parsed]
     return done
 
 
-def _counts() -> sa.ColumnElement[bool]:
-    """What was discarded here too: it counts when it is decided what a change follows, and was not known to be discarded elsewhere."""
-    return QUARANTINE.c.State.in_((quarantine.WAITING, quarantine.DISCARDED))
-
-
 def _listed(connection: Connection, dialect: Dialect, changes: Sequence[Parsed]) -> list[Any]:
     """The rows in entries that wait, or were discarded, that the changes are about."""
     ids = sorted({dialect.row_id(one.row.key) for one in changes})
@@ -61,7 +60,7 @@ def _listed(connection: Connection, dialect: Dialect, changes: Sequence[Parsed])
         query = (
             sa.select(QUARANTINE_ROW, QUARANTINE.c.Code, QUARANTINE.c.Sequence)
             .join(QUARANTINE, QUARANTINE.c.Id == QUARANTINE_ROW.c.QuarantineId)
-            .where(_counts(), QUARANTINE_ROW.c.RowId.in_(ids[start : start + ROWS]))
+            .where(QUARANTINE.c.State.in_(quarantine.LISTED), QUARANTINE_ROW.c.RowId.in_(ids[start : start + ROWS]))
         )
         found += connection.execute(query)
     return found
@@ -98,7 +97,7 @@ def _version(connection: Connection, dialect: Dialect, one: Parsed) -> Any:
 
 
 def _op(connection: Connection, listed: Any) -> Op:
-    entries = [*quarantine.waiting(connection), *quarantine.waiting(connection, quarantine.DISCARDED)]
+    entries = (entry for state in quarantine.LISTED for entry in quarantine.waiting(connection, state))
     entry = next(entry for entry in entries if entry.id == listed.QuarantineId)
     change: Change = quarantine.whole(connection, entry).changes[listed.Position]
     return change.op

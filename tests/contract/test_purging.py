@@ -175,6 +175,25 @@ def test_what_waits_in_quarantine_keeps_its_batch(two: tuple[Outlet, Outlet]) ->
     assert _all(bali, LEDGER.c.Sequence) == [2, 4, 5]  # of what the outlet sent, the last: it tells what came before
 
 
+def test_what_is_on_the_list_has_its_batch_whatever_is_written_meanwhile(two: tuple[Outlet, Outlet]) -> None:
+    """What was discarded is looked up there when somebody decides elsewhere: `superseding.py`."""
+    amed, bali = two
+    bad = Change("stock", Op.INSERT, "z", None, '{"sku":"z","on_hand":500}', Stamp(2**41, "amed"), NEVER)
+    bali.apply(amed.batch(Transaction("", (bad,))), 1)
+    bali.write("UPDATE stock SET on_hand = 3 WHERE sku = 'b'")
+    bali.apply(_batch(amed, "UPDATE stock SET on_hand = 2 WHERE sku = 'b'"), 2)
+    bali.applier.discard(bali.applier.waiting()[0].id)
+    delivery = _delivered(Purge(2, {}), 3, 2)
+    forgetting = bali.applier.forgetting(*delivery)
+    next(forgetting)  # quarantine was gone through, the conflict is gone
+    assert _all(bali, CONFLICT.c.Id) == []
+    bali.write("INSERT INTO stock VALUES ('z', 1)")  # what was discarded is different no more
+    list(forgetting)
+    assert (len(_all(bali, QUARANTINE.c.Id)), _all(bali, LEDGER_PART.c.Sequence)) == (1, [1, 2])
+    bali.hear(Purge(2, {}), 3)
+    assert (_all(bali, QUARANTINE.c.Id), 1 in _all(bali, LEDGER_PART.c.Sequence)) == ([], False)
+
+
 def test_a_batch_that_was_forgotten_and_comes_again_changes_nothing(two: tuple[Outlet, Outlet]) -> None:
     """A hub that was put back to a backup is sent by others what it had, and numbers it anew."""
     amed, bali = two
