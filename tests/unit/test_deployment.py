@@ -147,7 +147,9 @@ def test_everything_locked_has_hashes_and_names_no_index(lock: Path) -> None:
 
 def test_the_recipe_of_the_images() -> None:
     text = (ROOT / "deploy/Dockerfile").read_text("utf-8")
-    stages = dict(re.findall(r"^FROM \S+ AS (\S+)\n(.*?)(?=^FROM|\Z)", text, re.MULTILINE | re.DOTALL))
+    stages: dict[str, str] = {}
+    for base, name, lines in re.findall(r"^FROM (\S+) AS (\S+)\n(.*?)(?=^FROM|\Z)", text, re.MULTILINE | re.DOTALL):
+        stages[name] = stages.get(base, "") + lines
     assert "# syntax" not in text  # it would be asked of a registry
     for target in ("hub", "capture", "applier", "cli"):
         assert "USER 10001:10001" in stages[target], target
