@@ -58,6 +58,11 @@ CONNECTIONS = Counter(
     "Times that service of the outlet was let in: one more for each reconnect.",
     ["outlet", "role"],
 )
+SEEN = Gauge(
+    "subak_hub_seen_timestamp_seconds",
+    "When the outlet came or went last, in seconds since 1970 UTC; no series of one that has never come.",
+    ["outlet"],
+)
 SKEW = Gauge(
     "subak_hub_clock_skew_seconds", "The hub's clock less that of the outlet's database, when it connected.", ["outlet"]
 )
@@ -88,6 +93,8 @@ def outlets(known: Sequence[OutletStatus]) -> None:
         MISFIT_TABLES.labels(outlet.name).set(len(outlet.misfits))
         CONFLICTS.labels(outlet.name).set(outlet.conflicts)
         RESYNC.labels(outlet.name).set(outlet.resync_at is not None)
+        if outlet.seen_at is not None:
+            SEEN.labels(outlet.name).set(outlet.seen_at / 1e6)
         if outlet.skew_seconds is not None:
             SKEW.labels(outlet.name).set(outlet.skew_seconds)
         if outlet.certificate_ends is not None:
@@ -99,7 +106,7 @@ def outlets(known: Sequence[OutletStatus]) -> None:
                 metric.labels(outlet.name, role.value)
     names = {outlet.name for outlet in known}
     for gone in _outlets - names:
-        for metric in (*_BY_OUTLET, SKEW, CERTIFICATE_EXPIRY):
+        for metric in (*_BY_OUTLET, SEEN, SKEW, CERTIFICATE_EXPIRY):
             _forget(metric, gone)
         for metric in _BY_ROLE:
             for role in Role:

@@ -1,0 +1,142 @@
+"""A site of its own, beside a database that is there already, made by the page deploy/outlet/README.md: each of its commands is typed here."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy.engine import URL
+
+from tests.integration.test_stack import whole
+from tests.stack.compose import VERSION, Stack
+from tests.stack.network import REPOSITORY, Outlet, wait_for
+from tests.stack.servers import free_port
+
+NAME, HUB = "kuta", "host.docker.internal"
+"""The host by which a container finds the machine that it runs on: here that of the hub, too."""
+
+BUILD, SAVE, LOAD = (
+    "docker compose build",
+    "docker save subak/capture:dev subak/applier:dev | gzip > images.tgz",
+    "docker load < images.tgz",
+)
+DOCTOR = "docker compose run --rm capture subak doctor"
+ADOPT = "docker compose run --rm capture subak outlet adopt NAME"
+UP = "docker compose up -d --wait"
+
+PAGE = (REPOSITORY / "deploy" / "outlet" / "README.md").read_text("utf-8")
+LIMIT = 60.0
+
+Note = Callable[[str], None]
+
+
+class Site:
+    """Another compose project, in the folder that `outlet add --write` makes, and a MySQL that knows nothing of Subak."""
+
+    def __init__(self, head_office: Stack, folder: Path, gateway: str) -> None:
+        self.stack, self.folder, self.gateway = head_office, folder / NAME, gateway
+        self.database, self.port = f"{head_office.project}-{NAME}-mysql", free_port()
+        self.root, self.ours, self.tills = (secrets.token_hex(16) for _ in range(3))
+        self.settings = {
+            "COMPOSE_PROJECT_NAME": f"{head_office.project}-{NAME}",
+            "COMPOSE_FILE": "compose.yml",
+            "COMPOSE_PROFILES": "",
+            "CAPTURE_METRICS_PORT": str(free_port()),
+            "APPLIER_METRICS_PORT": str(free_port()),
+        }
+
+    def types(self, line: str, *, given: str | None = None) -> str:
+        exports = "".join(f"export {name}='{value}'\n" for name, value in self.settings.items())
+        script = f"{exports}cd {self.folder}\n{line.replace('NAME', NAME).replace(':dev', f':{VERSION}')}"
+        return self.stack.run("bash", "-o", "pipefail", "-ec", script, given=given)
+
+    def administrator(self, sql: str) -> None:
+        client = (
+            "docker",
+            "exec",
+            "--interactive",
+            "--env",
+            f"MYSQL_PWD={self.root}",
+            self.database,
+            "mysql",
+            "-uroot",
+        )
+        self.stack.run(*client, given=sql)
+
+    def has_server(self) -> bool:
+        ping = ("exec", self.database, "mysqladmin", "ping", "--host=127.0.0.1", "--silent")
+        return "alive" in self.stack.docker(*ping, code=None)
+
+    def install_server(self) -> None:
+        published = ("--publish", f"{self.gateway}:{self.port}:3306", "--env", f"MYSQL_ROOT_PASSWORD={self.root}")
+        image = self.stack.configuration()["services"]["surabaya-db"]["image"]
+        keys = ("--auto-increment-increment=100", "--auto-increment-offset=5")
+        self.stack.docker("run", "--detach", "--name", self.database, *published, image, *keys)
+        wait_for("the site's own MySQL", self.has_server, LIMIT, 0.3)
+
+    @property
+    def url(self) -> URL:
+        """As its application connects."""
+        return URL.create("mysql+pymysql", "till", self.tills, self.gateway, self.port, "shop")
+
+
+@pytest.fixture
+def site(stack: Stack, tmp_path: Path) -> Iterator[Site]:
+    """Head office has surabaya, and publishes its hub at the address that containers know this machine by."""
+    gateway = stack.docker("network", "inspect", "bridge", "--format", "{{(index .IPAM.Config 0).Gateway}}").strip()
+    head_office = Stack(["surabaya"])
+    head_office.environment |= {"SUBAK_BIND": gateway, "SUBAK_HOST": HUB}
+    site = Site(head_office, tmp_path, gateway)
+    stack.compose("stop")
+    try:
+        head_office.up()
+        site.install_server()
+        yield site
+    finally:
+        if site.folder.exists():
+            site.types("docker compose down --volumes --timeout 5")
+        stack.docker("rm", "--force", "--volumes", site.database, code=None)
+        head_office.down()
+        stack.compose("start")
+        stack.wait_healthy()
+
+
+def test_every_command_of_the_page_is_typed_here() -> None:
+    assert re.findall(r"`(docker [^`]+)`", PAGE) == [BUILD, SAVE, LOAD, DOCTOR, ADOPT, UP]
+
+
+def test_a_site_far_away_joins_with_a_copy_of_another_outlets_database(site: Site, note: Note) -> None:
+    stack, surabaya = site.stack, site.stack.outlets["surabaya"]
+    surabaya.execute("INSERT INTO customers (id, name, points) VALUES (940000001, 'Wayan', 0)")
+    add = ("outlet", "add", NAME, "--engine", "mysql", "--hub", f"{HUB}:{stack.hub_port}", "--write", "-")
+    packed = f"docker compose run --rm -T cli {' '.join(add)} | tar -x -C {site.folder.parent}"
+    stack.run("bash", "-o", "pipefail", "-c", packed)
+    assert sorted(path.name for path in (site.folder / "tls").iterdir()) == ["ca.pem", "cert.pem", "key.pem"]
+
+    # 1. and 2.: a copy, Subak's tables included; the grants, with a password of the site's own.
+    dump = "mysqldump -uroot --set-gtid-purged=OFF --single-transaction --databases shop"
+    copy = stack.compose("exec", "--no-TTY", "surabaya-db", "sh", "-c", f'MYSQL_PWD="$(cat /admin/root)" {dump}')
+    for file in ("grants.sql", "outlet.env"):
+        path = site.folder / file
+        text = path.read_text("utf-8").replace("PUT-A-PASSWORD-HERE", site.ours).replace(":3306/", f":{site.port}/")
+        path.write_text(text, "utf-8")
+    site.administrator(f"CREATE USER till IDENTIFIED BY '{site.tills}'; GRANT ALL ON shop.* TO till;")
+    site.administrator((site.folder / "grants.sql").read_text("utf-8"))
+    site.administrator(copy)
+    # What is changed after the copy was made is sent to it.
+    surabaya.execute("INSERT INTO customers (id, name, points) VALUES (940000002, 'Kadek', 0)")
+
+    for command in (SAVE, LOAD, DOCTOR, ADOPT):
+        print(site.types(command))
+    site.types(UP)
+    stack.outlets[NAME] = Outlet(NAME, site.url)
+    stack.outlets[NAME].execute("INSERT INTO customers (id, name, points) VALUES (940000003, 'Komang', 0)")
+    wanted = "SELECT COUNT(*) FROM customers WHERE id BETWEEN 940000001 AND 940000003"
+    for outlet in stack.outlets.values():
+        wait_for(f"all three rows to be at {outlet.name}", lambda outlet=outlet: outlet.count(wanted) == 3, LIMIT)  # type: ignore[misc]
+    whole(stack)
+    assert NAME in stack.subak("status")
+    note(f"a site of its own joined by the page deploy/outlet/README.md, through {HUB}")
