@@ -133,6 +133,7 @@ def test_a_newcomer_types_it_from_top_to_bottom(newcomer: Newcomer, note: Note) 
 
 def test_a_new_outlet_joins_by_what_the_command_prints(newcomer: Newcomer, note: Note) -> None:
     """In a container of its own, as `--compose` prints it; begun before anybody has changed a row."""
+    newcomer.types("docker compose up -d --wait", limit=HEALTHY_SECONDS)
     newcomer.types("docker compose run --rm -T cli outlet add lovina --engine mysql --compose > lovina.yml")
     files = "-f docker-compose.yml -f lovina.yml"
     newcomer.types(f"COMPOSE_PROFILES=surabaya,lovina docker compose {files} up -d --wait", limit=2 * HEALTHY_SECONDS)
