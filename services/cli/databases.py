@@ -80,6 +80,16 @@ def opened(url: URL, purpose: Purpose = Purpose.READ) -> Iterator[tuple[Engine, 
 
 
 @contextmanager
+def plainly(url: URL) -> Iterator[None]:
+    """What the engine's plain driver raises meanwhile, used without SQLAlchemy, becomes a SubakError."""
+    errors = url.get_dialect().import_dbapi().Error
+    try:
+        yield
+    except errors as error:
+        raise dialect_for(url).classify(error) from error
+
+
+@contextmanager
 def hub_to_change(url: URL) -> Iterator[Engine]:
     """A hub's database, its tables created where missing: outlets may be added before the hub first runs."""
     dialect = dialect_for(url)

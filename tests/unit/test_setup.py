@@ -23,7 +23,7 @@ from services.cli.setup.secret_files import password
 from services.cli.shop import PatientTill, number_of
 from services.hub import administration
 from services.kernel.dialects import Purpose, dialect_for
-from services.kernel.errors import PermanentError
+from services.kernel.errors import PermanentError, TransientError
 from services.kernel.probe import probe
 
 
@@ -66,6 +66,13 @@ def test_an_outlet_is_set_up_once(pki: Path, engine: Product) -> None:
     assert (pki / "tls/key.pem").stat().st_mode & 0o777 == 0o600
     set_up()
     assert _contents(pki) == before
+
+
+@pytest.mark.parametrize("engine", [Product.MYSQL, Product.MARIADB])
+def test_a_database_that_is_not_reached_is_said(tmp_path: Path, engine: Product) -> None:
+    with pytest.raises(TransientError) as error:
+        command.database("kuta", engine, "nowhere.invalid", tmp_path)
+    assert error.value.code == "connection" and "nowhere.invalid" in error.value.what
 
 
 def test_no_two_passwords_are_alike_and_each_is_strong(tmp_path: Path) -> None:

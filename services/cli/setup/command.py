@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +14,7 @@ from sqlalchemy.engine import URL
 
 from services.cli import pki
 from services.cli.console import console
-from services.cli.databases import hub_to_change, hub_url, opened
+from services.cli.databases import hub_to_change, hub_url, opened, plainly
 from services.cli.demo.company import Application, found
 from services.cli.setup.engines import DATABASE, FACTS, SUBAK, Product, address, grants, sample, statements
 from services.cli.setup.secret_files import password, put
@@ -85,14 +86,11 @@ def database(name: Name, engine: Engine, database_host: Host, admin: Admin = Pat
     """Make Subak's user in the outlet's database; and the sample shop's tables and rows, if nothing of Subak's is there yet."""
     root = FACTS[engine].administrator
     server = address(engine, root, password(admin / root), database_host, "master" if engine is Product.MSSQL else None)
-    application = Application(server)
-    try:
+    with plainly(server), closing(Application(server)) as application:
         application.script(statements(sample(engine, password(admin / DATABASE))))
         application.script(statements(grants(engine, DATABASE, password(admin / SUBAK))))
-    finally:
-        application.close()
     url = address(engine, DATABASE, password(admin / DATABASE), database_host, DATABASE)
-    with opened(url) as (engine_of_shop, _), engine_of_shop.connect() as connection:
+    with plainly(url), opened(url) as (engine_of_shop, _), engine_of_shop.connect() as connection:
         begun, tables = is_prepared(connection), inspect(connection).get_table_names()
     if not begun:
         found(url, SHOPS, tables)
