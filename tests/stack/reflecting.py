@@ -76,7 +76,15 @@ def _reflect_by_sys(connection: Connection, metadata: MetaData) -> None:
         " WHERE SCHEMA_NAME(t.schema_id) = 'dbo' ORDER BY t.name, c.column_id"
     ).all():
         extra: list[Any] = [Identity()] * row.is_identity + [Computed("")] * row.is_computed
-        columns[row.table_name_].append(Column(row.name, _type(row), *extra, nullable=bool(row.is_nullable)))
+        columns[row.table_name_].append(
+            Column(
+                row.name,
+                _type(row),
+                *extra,
+                nullable=bool(row.is_nullable),
+                autoincrement="auto" if row.is_identity else False,
+            )
+        )
     constraints: dict[str, list[Any]] = defaultdict(list)
     indexes: dict[tuple[str, str, bool], list[str]] = defaultdict(list)
     for row in connection.exec_driver_sql(
