@@ -17,6 +17,7 @@ from tests.stack.network import REPOSITORY, wait_for
 from tests.system.test_readme import README
 
 START = "COMPOSE_PROFILES=surabaya,makassar docker compose up -d --wait"
+UPGRADE = "docker compose up -d --wait --build"
 SHOP = "docker compose --profile shop up -d --wait"
 OBSERVE = "docker compose --profile observability up -d --wait"
 GRAFANAS_PASSWORD = "docker compose exec grafana cat /admin/grafana"
@@ -27,6 +28,7 @@ REMOVE = "docker compose run --rm cli outlet remove NAME"
 
 TYPED = {
     START: "",
+    UPGRADE: "",
     "docker compose run --rm cli status": "surabaya",
     "docker compose --profile test run --rm test": " passed",
     "docker compose run --rm cli outlet add kuta --engine mysql": "deploy/outlet/compose.yml",
@@ -119,6 +121,8 @@ def test_a_newcomer_types_it_from_top_to_bottom(newcomer: Newcomer, note: Note) 
             files = "-f docker-compose.yml -f deploy/ports.yml"
             newcomer.types(f"{START.replace('compose', f'compose {files}')} surabaya-db")
             line = command.replace("compose", f"compose {files}")
+        if command == UPGRADE:
+            (newcomer.folder / ".env").write_text("COMPOSE_PROFILES=surabaya,makassar\n")
         printed = newcomer.types(line.replace("NAME", "denpasar"))
         assert answer in printed, f"{line}\n{printed}"
         if command == SHOP:
