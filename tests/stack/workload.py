@@ -69,6 +69,13 @@ class _Known:
     """Rows of this outlet's own range that it deleted, to be inserted again."""
 
 
+def _cut(words: str, length: int) -> str:
+    """SQL Server counts what is outside of the Basic Multilingual Plane twice."""
+    while len(words.encode("utf-16-le")) > 2 * length:
+        words = words[:-1]
+    return words
+
+
 class Writer:
     """One till of one outlet. `step` commits (or rolls back) one transaction of random statements.
 
@@ -301,7 +308,7 @@ class Writer:
                 words = " ".join(draw.choices(_TEXTS, k=draw.randint(1, 3)))
                 if column.name in known.plane0:
                     words = "".join(letter for letter in words if letter <= "\uffff")
-                return words[: known.lengths.get(column.name) or 200]
+                return _cut(words, known.lengths.get(column.name) or 200)
         raise AssertionError(f"no random values are known for {known.table.name}.{column.name} {kind!r}")
 
     def _integer(self, kind: types.Integer) -> int:

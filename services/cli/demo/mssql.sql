@@ -20,9 +20,10 @@ CREATE TABLE stock (
 CREATE TABLE customers (
     id INT NOT NULL PRIMARY KEY,
     name NVARCHAR(100) NOT NULL,
-    email NVARCHAR(100) UNIQUE,
+    email NVARCHAR(100),
     points INT NOT NULL DEFAULT 0
 );
+CREATE UNIQUE INDEX customers_email ON customers (email) WHERE email IS NOT NULL;
 
 -- sales: one receipt each
 CREATE TABLE sales (
