@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from services.kernel.certificates import NEARLY, Certificate, a, described, moment, number
 from services.kernel.errors import PermanentError
 from services.kernel.issuing import authority_certificate, empty_list, general_name, hosts_of, leaf, revocation_list
-from services.kernel.pem_files import key_in, key_pem, locked, pem, readable, write
+from services.kernel.pem_files import key_in, key_pem, locked, pem, readable, rename, write
 from services.kernel.wire.session import Side
 
 AUTHORITY_DAYS = 3650
@@ -40,6 +40,8 @@ class Issued:
     def state(self, now: datetime) -> str:
         if self.revoked_at is not None:
             return "revoked"
+        if self.certificate.starts > now:
+            return "not yet valid"
         if self.certificate.ends <= now:
             return "expired"
         return "expires soon" if self.certificate.ends - now < NEARLY else "valid"
@@ -73,18 +75,26 @@ class Authority:
         with readable(self.folder):
             for folder, mode in ((self.folder, 0o755), (self.issued, 0o755), (self.private, 0o700)):
                 folder.mkdir(mode=mode, parents=True, exist_ok=True)
+        beginning = self.private / "beginning.key"
         with locked(self.private):
-            if self.ca.exists():
+            if self.key.exists() or (self.ca.exists() and not beginning.exists()):
+                # Somebody may have a certificate of it. What is missing is never made anew: an empty list would let back in who was revoked.
+                if not self.ca.exists():
+                    raise PermanentError(
+                        "pki_incomplete",
+                        f"{str(self.key)!r} is the key of an authority whose certificate, {str(self.ca)!r}, is not there.",
+                        "Put it and crl.pem back from a backup, or the hub's copies; or begin anew in an empty folder, and issue "
+                        "everybody's certificate again.",
+                    )
                 self._signer()
                 self._list()
                 return False
-            if not self.key.exists():
-                write(self.key, key_pem(ec.generate_private_key(ec.SECP256R1())), secret=True)
-            key = key_in(self.key)
+            key = ec.generate_private_key(ec.SECP256R1())
             ca = authority_certificate(key, name, lifetime)
-            if not self.crl.exists():
-                write(self.crl, pem(empty_list(ca, key)))
-            write(self.ca, pem(ca))  # last: its being there says that all is
+            write(beginning, key_pem(key), secret=True)
+            write(self.crl, pem(empty_list(ca, key)))
+            write(self.ca, pem(ca))
+            rename(beginning, self.key)  # last: its being there says that all is
             return True
 
     def issue(
@@ -105,6 +115,10 @@ class Authority:
                 self._copy_authority(folder, ca)
                 return Handed(described(standing), new=False)
             own = self._own_key(folder, standing)
+            if standing is not None and not self._is_revoked(
+                standing
+            ):  # the hub: outlets dial these, whoever renews it
+                hosts = sorted({*hosts, *hosts_of(standing)})
             made = leaf(ca, key, own.public_key(), name, side, hosts, lifetime)
             write(
                 self.issued / f"{number(made.serial_number)}.pem", pem(made)
@@ -212,8 +226,14 @@ class Authority:
 
     def _good(self, standing: x509.Certificate, hosts: Sequence[str]) -> bool:
         wanted = {str(general_name(host).value) for host in hosts}
-        lasting = standing.not_valid_after_utc - datetime.now(UTC) >= NEARLY
-        return lasting and not self._is_revoked(standing) and hosts_of(standing) >= wanted
+        now = datetime.now(UTC)
+        begun = standing.not_valid_before_utc <= now  # not so when the clock was ahead as it was made
+        return (
+            begun
+            and standing.not_valid_after_utc - now >= NEARLY
+            and not self._is_revoked(standing)
+            and hosts_of(standing) >= wanted
+        )
 
     def _is_revoked(self, found: x509.Certificate) -> bool:
         return self._list().get_revoked_certificate_by_serial_number(found.serial_number) is not None

@@ -28,8 +28,8 @@ class Certificate(NamedTuple):
     sides: frozenset[Side]
     """Where it may be shown. Its organisational unit `hub` or `outlet` says so, and its extended key usage; both do where neither is there."""
     serial: int
-    issuer: bytes
-    """The name of who signed it, in DER."""
+    issuer: x509.Name
+    """Who signed it: the same name however its letters are encoded."""
     starts: datetime
     ends: datetime
 
@@ -64,7 +64,7 @@ def described(found: x509.Certificate) -> Certificate:
         next(_names(found), None),
         frozenset(side for side in Side if _fits(found, side)),
         found.serial_number,
-        found.issuer.public_bytes(),
+        found.issuer,
         found.not_valid_before_utc,
         found.not_valid_after_utc,
     )

@@ -51,6 +51,7 @@ class Channel(asyncio.Protocol):
         self._side = side
         self._credentials = credentials
         self._own = credentials.own() if credentials is not None else None
+        self._authorities = credentials.authorities() if credentials is not None else frozenset()
         self._loop = asyncio.get_running_loop()
         self._session = Session(side, self._loop.time())
         self._transport: asyncio.Transport | None = None
@@ -87,6 +88,12 @@ class Channel(asyncio.Protocol):
         """Why the peer's certificate is no longer good, if so: it may be revoked, or expire, while the connection stands."""
         if self._credentials is None or self.certificate is None:
             return None
+        if not self._authorities <= self._credentials.authorities():
+            return ProtocolError(
+                "authority",
+                "An authority that was trusted when this connection began is trusted no more.",
+                "Connect again, with a certificate of one that is.",
+            )
         return self._credentials.refusal(self.certificate)
 
     # ---- for the services

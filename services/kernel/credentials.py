@@ -42,8 +42,10 @@ class Followed(Generic[T]):
             try:
                 self._value, self._error = self._read(), None
             except (OSError, ValueError) as error:
-                self._error = error
-                if self._value is not None:
+                told, self._error = self._error, error
+                if isinstance(error, OSError):
+                    self._seen = None  # the files may be good, and this process at a limit: it looks again
+                if self._value is not None and (told is None or _reason(told) != _reason(error)):
                     log.error(
                         "files cannot be used; what they said before goes on counting",
                         files=", ".join(map(str, self._paths)),
@@ -103,6 +105,10 @@ class Credentials:
     def own(self) -> Certificate:
         """What the next connection shows. Raises TransientError."""
         return self._own.value()[1]
+
+    def authorities(self) -> frozenset[bytes]:
+        """Whose certificates are trusted in the next connection, in DER. Raises TransientError."""
+        return frozenset(self.context().get_ca_certs(binary_form=True))
 
     def refusal(self, peer: Certificate) -> ProtocolError | None:
         """Why a peer with this certificate is not, or no longer, trusted. Raises TransientError."""

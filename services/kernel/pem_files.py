@@ -49,17 +49,17 @@ def write(path: Path, content: bytes, *, secret: bool = False) -> None:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            aside.rename(path)
+            rename(aside, path)
         except BaseException:
             with suppress(OSError):
                 aside.unlink()
             raise
-        _flush(path.parent)
 
 
-def _flush(folder: Path) -> None:
-    """So that the rename outlives a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def rename(old: Path, new: Path) -> None:
+    """In one folder; outlives a power cut. Raises OSError."""
+    old.rename(new)
+    descriptor = os.open(new.parent, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

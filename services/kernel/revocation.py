@@ -13,13 +13,14 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKey
 
 from services.kernel.certificates import Certificate
 
-_LIST = re.compile(rb"-----BEGIN X509 CRL-----.*?-----END X509 CRL-----\n?", re.DOTALL)
+_BEGIN = b"-----BEGIN X509 CRL-----"
+_LIST = re.compile(_BEGIN + rb".*?-----END X509 CRL-----\n?", re.DOTALL)
 
 
 class Revoked(NamedTuple):
     """What such a file says."""
 
-    since: dict[tuple[bytes, int], datetime]
+    since: dict[tuple[x509.Name, int], datetime]
     """By issuer and serial."""
     renewed_by: datetime | None
     """When the authority will have made a new list by its own word; a list past that counts all the same. None: it does not say."""
@@ -34,18 +35,20 @@ NOTHING = Revoked({}, None)
 
 def revoked(path: Path, ca: Path) -> Revoked:
     """Raises OSError; ValueError when it holds no list, or one that none of the authorities in `ca` has signed."""
-    lists = _LIST.findall(path.read_bytes())
+    content = path.read_bytes()
+    lists = _LIST.findall(content)
+    if len(lists) != content.count(_BEGIN):
+        raise ValueError("a list in it is cut off")
     if not lists:
         raise ValueError("it holds no list of revoked certificates in PEM")
     authorities = x509.load_pem_x509_certificates(ca.read_bytes())
-    since: dict[tuple[bytes, int], datetime] = {}
+    since: dict[tuple[x509.Name, int], datetime] = {}
     renewals = []
     for pem in lists:
         found = x509.load_pem_x509_crl(pem)
         if not any(found.issuer == one.subject and _signed(found, one.public_key()) for one in authorities):
             raise ValueError(f"it is not signed by the authority in {str(ca)!r}")
-        issuer = found.issuer.public_bytes()
-        since |= {(issuer, entry.serial_number): entry.revocation_date_utc for entry in found}
+        since |= {(found.issuer, entry.serial_number): entry.revocation_date_utc for entry in found}
         if found.next_update_utc is not None:
             renewals.append(found.next_update_utc)
     return Revoked(since, min(renewals, default=None))

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import stat
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 
 import pytest
@@ -138,6 +138,38 @@ def test_a_good_certificate_stays_until_it_is_time(authority: Authority, tmp_pat
     assert authority.issue("hub", Side.HUB, hub, ("one", "two"), YEAR).new
 
 
+def test_a_renewal_keeps_the_hosts_that_outlets_dial(authority: Authority, tmp_path: Path) -> None:
+    """`subak pki issue hub --hub`, as the log asks for it, or a start that lacks a setting, must not shut every outlet out."""
+    hub = tmp_path / "hub"
+    authority.issue("hub", Side.HUB, hub, ("hub.example.com",), timedelta(days=29))
+    assert authority.issue("hub", Side.HUB, hub, ("10.0.0.7",), YEAR).new
+    assert {"hub.example.com", "10.0.0.7"} <= hosts_of(read(hub / "cert.pem"))
+    assert authority.issue("hub", Side.HUB, hub, (), YEAR, renew=True).new
+    assert {"hub.example.com", "10.0.0.7"} <= hosts_of(read(hub / "cert.pem"))
+    authority.revoke("hub")
+    assert authority.issue("hub", Side.HUB, hub, ("new.example.com",), YEAR).new
+    assert "hub.example.com" not in hosts_of(read(hub / "cert.pem"))
+
+
+def test_one_that_was_made_while_the_clock_was_ahead_is_not_good(
+    authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "tls"
+
+    class Ahead(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+            return datetime.now(tz) + timedelta(days=200)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("services.kernel.issuing.datetime", Ahead)
+        early = authority.issue("ubud", Side.OUTLET, out, (), YEAR)
+    assert early.certificate.starts > datetime.now(UTC)
+    assert [one.state(datetime.now(UTC)) for one in authority.listed()] == ["not yet valid"]
+    assert authority.issue("ubud", Side.OUTLET, out, (), YEAR).new
+    assert read(out / "cert.pem").not_valid_before_utc <= datetime.now(UTC)
+
+
 def test_a_renewal_keeps_the_key_and_a_revocation_does_not(authority: Authority, tmp_path: Path) -> None:
     out = tmp_path / "tls"
     authority.issue("ubud", Side.OUTLET, out, (), YEAR)
@@ -230,15 +262,14 @@ def crashing(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 
 
 def test_an_interrupted_beginning_is_gone_on_with(tmp_path: Path, crashing: list[int]) -> None:
-    for number in (1, 2, 3):
+    for number in (1, 2, 3, 4):
         authority = Authority(tmp_path / str(number))
         crashing[0] = number
         with pytest.raises(_CrashError):
             authority.init("Warung", YEAR)
-        assert not authority.ca.exists()
-        key = authority.key.read_bytes() if authority.key.exists() else None
+        assert not authority.key.exists()  # so that nobody can have been given a certificate of it
         assert authority.init("Warung", YEAR)
-        assert key in (None, authority.key.read_bytes())
+        assert not authority.init("Warung", YEAR)
         assert authority.issue("ubud", Side.OUTLET, tmp_path / f"{number}-tls", (), YEAR).new
 
 
@@ -276,6 +307,10 @@ def test_what_is_missing_or_wrong_is_told(authority: Authority, tmp_path: Path) 
     list_, key = authority.crl.read_bytes(), authority.key.read_bytes()
     authority.crl.unlink()
     assert code(authority.revoke, "ubud") == code(authority.init, "x", YEAR) == "pki_incomplete"
+    ca = authority.ca.read_bytes()
+    authority.ca.unlink()  # a new one of the same key, with an empty list, would let back in whoever was revoked
+    assert code(authority.init, "x", YEAR) == "pki_incomplete"
+    authority.ca.write_bytes(ca)
     authority.crl.write_bytes(b"rubbish")
     assert code(authority.revoke, "ubud") == "pki_file"
     authority.crl.write_bytes(list_)
