@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from tests.stack.compose import Stack
 from tests.stack.network import wait_for
@@ -27,6 +28,8 @@ def killed(stack: Stack, service: str) -> None:
 def crashed(stack: Stack, service: str) -> None:
     """Its process dies, and the engine starts it again by itself."""
     before = stack.inspect(service)
+    ours = Path(f"/proc/{before['State']['Pid']}/cgroup").read_text()
+    assert stack.container(service) in ours, "the engine runs on another machine: its processes are not ours to kill"
     os.kill(before["State"]["Pid"], signal.SIGKILL)
 
     def restarted() -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -91,13 +92,12 @@ def newcomer(stack: Stack, tmp_path: Path) -> Iterator[Newcomer]:
     folder = tmp_path / "subak"
     folder.mkdir()
     newcomer = Newcomer(folder)
-    stack.compose("stop")
-    try:
+    with ExitStack() as last:  # each, though another fail
+        last.callback(stack.wait_healthy)
+        last.callback(stack.compose, "start")
+        stack.compose("stop")
+        last.callback(newcomer.types, "docker compose --profile '*' down --volumes --remove-orphans --timeout 5")
         yield newcomer
-    finally:
-        newcomer.types("docker compose --profile '*' down --volumes --remove-orphans --timeout 5")
-        stack.compose("start")
-        stack.wait_healthy()
 
 
 def is_local(stack: Stack, image: str) -> bool:

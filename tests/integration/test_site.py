@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,10 @@ class Site:
         self.stack.docker("run", "--detach", "--name", self.database, *published, image, *keys)
         wait_for("the site's own MySQL", self.has_server, LIMIT, 0.3)
 
+    def leave(self) -> None:
+        if self.folder.exists():
+            self.types("docker compose down --volumes --timeout 5")
+
     @property
     def url(self) -> URL:
         """As its application connects."""
@@ -92,18 +97,16 @@ def site(stack: Stack, tmp_path: Path) -> Iterator[Site]:
     head_office = Stack(["surabaya"])
     head_office.environment |= {"SUBAK_BIND": gateway, "SUBAK_HOST": HUB}
     site = Site(head_office, tmp_path, gateway)
-    stack.compose("stop")
-    try:
+    with ExitStack() as last:  # each, though another fail
+        last.callback(stack.wait_healthy)
+        last.callback(stack.compose, "start")
+        stack.compose("stop")
+        last.callback(head_office.down)
         head_office.up()
+        last.callback(stack.docker, "rm", "--force", "--volumes", site.database, code=None)
         site.install_server()
+        last.callback(site.leave)
         yield site
-    finally:
-        if site.folder.exists():
-            site.types("docker compose down --volumes --timeout 5")
-        stack.docker("rm", "--force", "--volumes", site.database, code=None)
-        head_office.down()
-        stack.compose("start")
-        stack.wait_healthy()
 
 
 def test_every_command_of_the_page_is_typed_here() -> None:

@@ -32,7 +32,7 @@ def pki(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("SUBAK_PKI", str(tmp_path / "pki"))
     for name in ("tls", "secrets", "admin", "shop", "hub"):
         (tmp_path / name).mkdir()
-    command.hub(["hub", ""], tmp_path / "hub", tmp_path / "secrets")
+    command.hub(["hub", ""], tmp_path / "hub", tmp_path / "secrets", tmp_path / "admin")
     return tmp_path
 
 
@@ -44,8 +44,8 @@ def test_the_hubs_password_is_made_once(pki: Path) -> None:
     before = _contents(pki)
     url = make_url((pki / "secrets/url").read_text().strip())
     assert (url.host, url.username, url.database) == ("hub-db", "subak", "subak_hub")
-    assert url.password == (pki / "secrets/password").read_text().strip() != (pki / "secrets/root").read_text().strip()
-    command.hub(["hub", ""], pki / "hub", pki / "secrets")
+    assert url.password == (pki / "secrets/password").read_text().strip() != (pki / "admin/root").read_text().strip()
+    command.hub(["hub", ""], pki / "hub", pki / "secrets", pki / "admin")
     assert _contents(pki) == before
 
 

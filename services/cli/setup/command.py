@@ -48,12 +48,13 @@ def hub(
     host: Annotated[list[str] | None, typer.Option(help="A name or address that outlets dial the hub by.")] = None,
     tls: Tls = Path("/tls"),
     secrets: Secrets = Path("/secrets"),
+    admin: Admin = Path("/admin"),
 ) -> None:
     """Make the authority, the hub's certificate, and the passwords of its database."""
     authority = pki.authority_at(None)
     authority.init(AUTHORITY, timedelta(days=AUTHORITY_DAYS))
     authority.issue(str(Side.HUB), Side.HUB, tls, [one for one in host or () if one], timedelta(days=LEAF_DAYS))
-    password(secrets / "root")
+    password(admin / "root")
     own = password(secrets / "password")
     url = URL.create("mysql+pymysql", SUBAK, own, "hub-db", 3306, HUB_DATABASE)
     put(secrets / "url", url.render_as_string(hide_password=False))

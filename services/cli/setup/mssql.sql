@@ -1,7 +1,8 @@
 -- Subak's login on SQL Server: what it needs and no more. As an administrator, once.
 IF SUSER_ID(N'subak') IS NULL CREATE LOGIN subak WITH PASSWORD = N'{{password}}';
 USE [{{database}}];
-IF USER_ID(N'subak') IS NULL CREATE USER subak FOR LOGIN subak;
+-- a user that came with another server's backup belongs to nobody here:
+IF USER_ID(N'subak') IS NULL CREATE USER subak FOR LOGIN subak ELSE ALTER USER subak WITH LOGIN = subak;
 IF SCHEMA_ID(N'subak') IS NULL EXEC (N'CREATE SCHEMA subak AUTHORIZATION dbo');
 GRANT ALTER, REFERENCES, SELECT, INSERT, UPDATE, DELETE ON SCHEMA::subak TO subak;
 GRANT CREATE TABLE TO subak;

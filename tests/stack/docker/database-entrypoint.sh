@@ -86,11 +86,10 @@ initialise() {
     done
     kill "$server"
     wait "$server" || [[ -n $maria ]] # an orderly end
-    touch "$data/.initialised"
 }
 
-# By a mark of its own: a container that was killed half way must not take what it left for a database.
-if [[ ! -e $data/.initialised ]]; then
+# By what is there, as the official ones: what a container that was killed half way has left is taken for a database.
+if [[ ! -d $data/mysql ]]; then
     root_password=$(setting ROOT_PASSWORD) database=$(setting DATABASE) user=$(setting USER) password=$(setting PASSWORD)
     health=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
     if [[ -z $root_password ]]; then
