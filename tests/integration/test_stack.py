@@ -16,7 +16,7 @@ from statistics import median
 from tests.integration.faults import FAULTS, cut_off, killed, paused
 from tests.stack.audit import audit
 from tests.stack.compose import Stack
-from tests.stack.network import wait_for
+from tests.stack.network import Outlet, wait_for
 from tests.stack.tills import Tills
 
 SEED = int(os.environ.get("SUBAK_TEST_SEED", random.randrange(2**32)))
@@ -31,6 +31,11 @@ PAUSE = 0.03
 
 CUSTOMERS = 900_000_000
 """Numbers that no till gives."""
+
+LARGE, LARGE_ROWS, ROWS_PER_STATEMENT = 950_000_000, 50_000, 1000
+"""The first number; the rows of one transaction; what SQL Server takes in one statement."""
+
+LARGE_SECONDS = 120.0
 
 Note = Callable[[str], None]
 
@@ -79,6 +84,37 @@ def test_what_one_outlet_inserts_is_at_the_other_within_a_second(stack: Stack, n
     shown = f"an INSERT is at the other outlet after {median(took) * 1000:.0f} ms (median of {ROWS}), {took[-1] * 1000:.0f} ms at most"
     note(shown)
     assert median(took) < SECOND, shown
+    whole(stack)
+
+
+def test_a_large_transaction_is_there_whole_or_not_at_all_and_nobody_is_killed_for_its_memory(
+    stack: Stack, note: Note
+) -> None:
+    here, *others = stack.outlets.values()
+    before = {service: stack.inspect(service)["RestartCount"] for service in stack.services}
+    numbers = range(LARGE, LARGE + LARGE_ROWS)
+    inserts = [
+        "INSERT INTO customers (id, name, points) VALUES "
+        + ", ".join(f"({number}, 'Luh {number}', 0)" for number in numbers[first : first + ROWS_PER_STATEMENT])
+        for first in range(0, LARGE_ROWS, ROWS_PER_STATEMENT)
+    ]
+    there = f"SELECT COUNT(*) FROM customers WHERE id BETWEEN {numbers[0]} AND {numbers[-1]}"
+    for statements, wanted in ((inserts, LARGE_ROWS), ([f"DELETE FROM customers WHERE id >= {LARGE}"], 0)):
+        here.execute(*statements)
+        began = time.monotonic()
+        for outlet in others:
+            seen = set()
+
+            def arrived(outlet: Outlet = outlet, seen: set[int] = seen, wanted: int = wanted) -> bool:
+                seen.add(outlet.count(there))
+                return wanted in seen
+
+            wait_for(f"{LARGE_ROWS} rows at {outlet.name}", arrived, LARGE_SECONDS, 0.1)
+            assert seen <= {0, LARGE_ROWS}, (outlet.name, seen)
+        note(f"{LARGE_ROWS} rows of one transaction: everywhere after {time.monotonic() - began:.0f} s")
+    for service, count_before in before.items():
+        found = stack.inspect(service)
+        assert (found["RestartCount"], found["State"]["OOMKilled"]) == (count_before, False), service
     whole(stack)
 
 
