@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,8 +12,8 @@ from services.capture.triggers import Report
 from services.kernel import schema
 from services.kernel.dialects import Dialect
 from services.kernel.errors import PermanentError
+from services.kernel.naming import check_outlet_name
 from services.kernel.schema import BATCH, CLOUD_QUERY
-from services.kernel.wire.messages import HUB, OUTLET_NAME
 
 MAX_SOURCES = 255
 """Characters of the list of sources, and of that of their Ids: what the state's column holds. The oldest go first."""
@@ -35,12 +34,7 @@ def adopt(engine: Engine, dialect: Dialect, patterns: Sequence[str], name: str, 
     Neither service, nor the application, may run on it. May be called again when it ended half-way. Raises PermanentError
     `outlet_name`, `no_outlet`, `same_outlet`, and what `triggers.install` raises.
     """
-    if not re.match(OUTLET_NAME, name) or name == HUB:
-        raise PermanentError(
-            "outlet_name",
-            f"{name[:80]!r} cannot be an outlet's name.",
-            "Use 1 to 64 letters, digits, dots, underscores and hyphens.",
-        )
+    check_outlet_name(name)
     with engine.connect() as connection:
         if not schema.is_prepared(connection):
             raise _no_outlet()

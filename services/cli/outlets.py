@@ -70,6 +70,8 @@ def add(
     """Let an outlet in: from now on it is owed what the others change. Its rows must be the same as theirs."""
     if engine is None and (write is not None or compose):
         raise PermanentError("engine_missing", "Files can be made for an engine only.", "Say --engine mysql, or which.")
+    if compose:
+        rendering.check_name(name)
     with hub_to_change(hub_url()) as database:
         new = engine is None or name not in {it.name for it in administration.listed(database)}
         if new:
@@ -82,6 +84,7 @@ def add(
     if write is not None:
         folder.write(name, engine, hub, write)
     elif compose:
+        rendering.check_keys(name, engine, number)
         sys.stdout.write(rendering.compose(name, engine, number))
     else:
         console.print(rendering.words(name, engine, hub), markup=False, soft_wrap=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
@@ -15,7 +14,7 @@ from services.kernel.authority import AUTHORITY_DAYS, LEAF_DAYS, Authority, Issu
 from services.kernel.certificates import moment, number
 from services.kernel.environment import Fault, SettingsError, given
 from services.kernel.errors import PermanentError
-from services.kernel.wire.messages import HUB, OUTLET_NAME
+from services.kernel.naming import check_outlet_name
 from services.kernel.wire.session import Side
 
 app = typer.Typer(
@@ -154,18 +153,8 @@ def authority_at(folder: Path | None) -> Authority:
 
 def _check(name: str, hub: bool, host: list[str] | None) -> None:
     """Raises PermanentError `outlet_name`, `pki_host`."""
-    if not re.search(OUTLET_NAME, name) or name in (HUB, ".", ".."):
-        raise PermanentError(
-            "outlet_name",
-            f"{name[:80]!r} is no name for an outlet.",
-            "Use 1 to 64 of the characters A-Z a-z 0-9 _ . - only.",
-        )
-    if not hub and name == str(Side.HUB):
-        raise PermanentError(
-            "outlet_name",
-            "An outlet's certificate by the name of hub would mislead everybody.",
-            "For the hub, say --hub.",
-        )
+    if not (hub and name == str(Side.HUB)):
+        check_outlet_name(name)
     if host and not hub:
         raise PermanentError(
             "pki_host", "Nobody dials an outlet: --host is for the hub.", "Say --hub, or leave it out."

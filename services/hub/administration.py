@@ -48,8 +48,8 @@ def introduce(engine: Engine, names: Sequence[str]) -> list[str]:
 
 
 def number(engine: Engine, name: str) -> int:
-    """Which of the outlets it is, in the order they were added, from 1: no two have the same. Raises PermanentError `outlet_unknown`."""
-    with engine.connect() as connection:
+    """Which of the outlets it is, from 1: no two ever have the same. Raises PermanentError `outlet_unknown`."""
+    with engine.begin() as connection:
         return outlets.number(connection, name)
 
 

@@ -189,6 +189,8 @@ class Broker:
                 )
             )
             await older.gone.wait()
+            if older.admitted:  # it is not in the table any more when it leaves, and the newer one may yet be refused
+                metrics.disconnected(older.outlet, older.role)
 
     async def _leave(self, connection: Connection) -> None:
         key = connection.outlet, connection.role

@@ -5,23 +5,23 @@ Every function works in the caller's transaction and commits nothing. Times are 
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, Connection, delete, insert, select, update
 
-from services.hub import certificates
+from services.hub import certificates, state
 from services.hub.controls import policies
 from services.hub.storing import lock_counter
 from services.kernel.change import GENESIS
 from services.kernel.errors import PermanentError
+from services.kernel.naming import check_outlet_name
 from services.kernel.schema import HUB_DELIVERY as DELIVERY
 from services.kernel.schema import HUB_IGNORE as IGNORE
 from services.kernel.schema import HUB_MISFIT as MISFIT
 from services.kernel.schema import HUB_OUTLET as OUTLET
 from services.kernel.schema import HUB_PROGRESS as PROGRESS
 from services.kernel.schema import HUB_TABLE as TABLE
-from services.kernel.wire.messages import HUB, OUTLET_NAME, OutletInfo
+from services.kernel.wire.messages import OutletInfo
 
 
 @dataclass(frozen=True)
@@ -71,12 +71,7 @@ def add(connection: Connection, name: str, company: str, place: str, now: int) -
 
     Raises PermanentError `outlet_name`, `outlet_exists`.
     """
-    if not re.match(OUTLET_NAME, name) or name == HUB:
-        raise PermanentError(
-            "outlet_name",
-            f"{name[:80]!r} cannot be an outlet's name.",
-            f"Use 1 to 64 letters, digits, dots, underscores and hyphens; {HUB} is the hub's own.",
-        )
+    check_outlet_name(name)
     last = lock_counter(connection)
     row = connection.execute(select(OUTLET).where(OUTLET.c.Name == name)).one_or_none()
     if row is None:
@@ -101,7 +96,10 @@ def add(connection: Connection, name: str, company: str, place: str, now: int) -
             )
         )
     elif row.RemovedAt is None:
-        raise PermanentError("outlet_exists", f"There is an outlet {name} already.", "Choose another name.")
+        todo = "Choose another name."
+        if row.ResyncAt is not None:
+            todo = f"It was given up: let `subak outlet adopt {name}` make a newer copy its database, and start its services."
+        raise PermanentError("outlet_exists", f"There is an outlet {name} already.", todo)
     else:
         connection.execute(
             update(OUTLET)
@@ -118,6 +116,7 @@ def add(connection: Connection, name: str, company: str, place: str, now: int) -
             )
         )
     _owe_policies(connection, name)
+    _give_numbers(connection)
 
 
 def _owe_policies(connection: Connection, name: str) -> None:
@@ -134,11 +133,25 @@ def _owe_policies(connection: Connection, name: str) -> None:
 
 
 def number(connection: Connection, name: str) -> int:
-    """Its place in the order in which outlets were added, the removed ones too; from 1. Raises PermanentError `outlet_unknown`."""
-    names = list(connection.scalars(select(OUTLET.c.Name).order_by(OUTLET.c.AddedAt, OUTLET.c.Name)))
-    if name not in names:
+    """Which of the outlets it is, from 1; given when it is first added, kept though it be removed, and never another's.
+
+    Raises PermanentError `outlet_unknown`.
+    """
+    lock_counter(connection)
+    numbers = _give_numbers(connection)
+    if name not in numbers:
         raise unknown(name)
-    return names.index(name) + 1
+    return numbers[name]
+
+
+def _give_numbers(connection: Connection) -> dict[str, int]:
+    """To whoever has none: by name, everybody's."""
+    numbers = state.numbered(connection)
+    for name in connection.scalars(select(OUTLET.c.Name).order_by(OUTLET.c.AddedAt, OUTLET.c.Name)):
+        if name not in numbers:
+            numbers[name] = max(numbers.values(), default=0) + 1
+            state.put(connection, f"{state.NUMBER}{numbers[name]}", name)
+    return numbers
 
 
 def remove(connection: Connection, name: str, now: int) -> None:

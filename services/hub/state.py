@@ -1,4 +1,4 @@
-"""What the hub's database says of the hub itself: its id, paused or not, when the process was last seen.
+"""What the hub's database says of the hub itself: its id, paused or not, when the process was last seen; which number is whose.
 
 Every function works in the caller's transaction and commits nothing.
 """
@@ -15,6 +15,9 @@ PAUSED = "paused"
 SEEN = "seen"
 """µs since 1970 of the running process's last sign of life; 0: it stopped in an orderly way."""
 
+NUMBER = "number:"
+"""With the number of an outlet behind it: its name."""
+
 
 def get(connection: Connection, name: str) -> str | None:
     return connection.scalar(select(STATE.c.Value).where(STATE.c.Name == name))
@@ -23,6 +26,12 @@ def get(connection: Connection, name: str) -> str | None:
 def put(connection: Connection, name: str, value: str) -> None:
     if connection.execute(update(STATE).where(STATE.c.Name == name).values(Value=value)).rowcount == 0:
         connection.execute(insert(STATE).values(Name=name, Value=value))
+
+
+def numbered(connection: Connection) -> dict[str, int]:
+    """The outlets that have a number, by name; the removed ones too."""
+    rows = connection.execute(select(STATE).where(STATE.c.Name.startswith(NUMBER, autoescape=True)))
+    return {row.Value: int(row.Name.removeprefix(NUMBER)) for row in rows}
 
 
 def ensure(connection: Connection, hub: str) -> None:

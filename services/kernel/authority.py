@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from services.kernel.certificates import NEARLY, Certificate, a, described, moment, number
 from services.kernel.errors import PermanentError
 from services.kernel.issuing import authority_certificate, empty_list, general_name, hosts_of, leaf, revocation_list
+from services.kernel.naming import check_outlet_name
 from services.kernel.pem_files import key_in, key_pem, locked, pem, readable, rename, write
 from services.kernel.wire.session import Side
 
@@ -104,8 +105,10 @@ class Authority:
 
         The key stays too, so that a service which reads the files at this very moment, or finds them after a crash here, has a pair that
         fits; only after a revocation is there a new one. Raises PermanentError `pki_missing`, `pki_file`, `pki_incomplete`, `pki_expired`,
-        `pki_taken`, `pki_host`.
+        `pki_taken`, `pki_host`, `outlet_name`.
         """
+        if side is Side.OUTLET:
+            check_outlet_name(name)
         with locked(self.private):
             ca, key = self._signer()
             with readable(folder):

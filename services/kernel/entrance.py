@@ -19,8 +19,14 @@ from services.kernel.wire.session import HELLO_SECONDS, Side, State
 MAX_STRANGERS = 256
 """Connections at once that were not welcomed yet: each may hold a hello's worth of memory and a socket."""
 
+MAX_STRANGERS_OF_ONE = MAX_STRANGERS // 4
+"""Of one address: somebody who opens connections and says nothing must not shut out everybody else. Many outlets may share an address
+(a provider's, a Docker engine's), so it is not few."""
+
 BACKLOG = 512
 """All outlets come at once after a hub's restart."""
+
+CROWDED = "crowded"
 
 FAILED = Refused(
     "failed", "The hub could not go on with this connection.", "The hub's log says why; it is tried again."
@@ -57,21 +63,25 @@ class _Entrance:
     def __init__(self, credentials: Credentials | None, handle: Callable[[Channel], Awaitable[None]]) -> None:
         self._credentials = credentials
         self._handle = handle
-        self._inside: dict[asyncio.Task[None], Channel] = {}
-        self._full = False
+        self._inside: dict[asyncio.Task[None], tuple[Channel, str]] = {}
+        """With the address that each came from."""
+        self._crowding: set[str] = set()
+        """Addresses of which that was told, and which have not got in since."""
 
     def enter(self, transport: asyncio.Transport) -> None:
-        strangers = sum(channel.state in (State.NEW, State.GREETED) for channel in self._inside.values())
-        if strangers >= MAX_STRANGERS:
-            if not self._full:
-                log.warning("too many connections without hello; new ones are closed", limit=MAX_STRANGERS)
-            self._full = True
+        host = transport.get_extra_info("peername", ("?",))[0]
+        strangers = [of for channel, of in self._inside.values() if channel.state in (State.NEW, State.GREETED)]
+        if len(strangers) >= MAX_STRANGERS or strangers.count(host) >= MAX_STRANGERS_OF_ONE:
+            metrics.link_failed(CROWDED)
+            if host not in self._crowding:
+                log.warning("too many connections without hello; new ones are closed", peer=host, code=CROWDED)
+            self._crowding.add(host)
             transport.abort()
             return
-        self._full = False
+        self._crowding.discard(host)
         channel = Channel(Side.HUB, self._credentials)
         task = asyncio.create_task(self._serve(transport, channel))
-        self._inside[task] = channel
+        self._inside[task] = channel, host
         task.add_done_callback(self._inside.pop)
 
     async def _serve(self, transport: asyncio.Transport, channel: Channel) -> None:

@@ -23,9 +23,9 @@ from services.kernel.environment import Refused as _Refused
 from services.kernel.environment import SettingsError as SettingsError
 from services.kernel.environment import at_least, given, unknown
 from services.kernel.errors import PermanentError
+from services.kernel.naming import is_outlet_name
 from services.kernel.policy import parse
 from services.kernel.tls import TlsFault, TlsSettings, check_tls
-from services.kernel.wire.messages import HUB, OUTLET_NAME
 from services.kernel.wire.session import Side
 
 DRIVERS = {"mssql": "pyodbc", "mysql": "pymysql", "mariadb": "pymysql", "sqlite": "pysqlite"}
@@ -105,7 +105,7 @@ def _hub_database_url(text: Any) -> URL:
 
 
 def _outlet(text: Any) -> str:
-    if not re.search(OUTLET_NAME, str(text)) or text == HUB:
+    if not is_outlet_name(str(text)):
         raise _Refused(
             f"{str(text)[:80]!r} is no name for an outlet.", "Use 1 to 64 of the characters A-Z a-z 0-9 _ . - only."
         )

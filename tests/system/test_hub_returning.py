@@ -69,6 +69,26 @@ def test_a_second_process_stands_by_until_the_first_is_gone(hub: Hub) -> None:
     talk(conversation)
 
 
+@SQLITE
+def test_an_outlet_whose_newer_connection_is_refused_is_not_connected(hub: Hub) -> None:
+    """By its figures: the older one had to make room."""
+    hub.start()
+    figure = 'subak_hub_connected{outlet="amed",role="capture"} '
+
+    def connected(wanted: str) -> bool:
+        return f"{figure}{wanted}" in _metrics(hub)
+
+    async def conversation() -> None:
+        first = await hub.capture("amed", instance="p1")
+        await first.store(b"one")
+        await asyncio.to_thread(wait_for, "it to be on show", lambda: connected("1.0"), LIMIT)
+        with pytest.raises(RefusedError):
+            await hub.capture("amed", 1, bytes(32), instance="p1")  # another history under that number
+        await asyncio.to_thread(wait_for, "it to be gone", lambda: connected("0.0"), LIMIT)
+
+    talk(conversation)
+
+
 @ENGINES
 def test_a_capture_with_a_new_epoch_waits_for_its_applier(hub: Hub) -> None:
     """The applier is connected all the while: the hub makes it say hello again."""

@@ -13,6 +13,7 @@ from packaging.requirements import Requirement
 from services.cli.joining import rendering
 from services.cli.setup.command import SHOPS
 from services.cli.setup.engines import Product
+from services.kernel.errors import PermanentError
 from services.kernel.settings import VARIABLES
 from tests.unit.compose_files import ROOT, load, outlet_of, services
 
@@ -89,6 +90,21 @@ def test_an_outlet_is_what_the_command_writes(name: str) -> None:
     assert written["services"] == {one: COMPOSE["services"][one] for one in outlet_of(name, ALL)}
     assert written["networks"].keys() <= COMPOSE["networks"].keys()
     assert written["volumes"].keys() <= COMPOSE["volumes"].keys()
+
+
+def test_no_outlet_of_ones_own_takes_the_place_of_what_is_there() -> None:
+    profiles = {profile for service in ALL.values() for profile in service.get("profiles", [])}
+    beginnings = {name.rpartition("-")[0] for name in ALL if "-" in name}
+    assert profiles | beginnings | COMPOSE["networks"].keys() <= rendering.OURS
+    for name in ("wan", "jakarta"):
+        with pytest.raises(PermanentError, match=r"docker-compose\.yml has something"):
+            rendering.check_name(name)
+
+
+def test_more_outlets_than_there_are_offsets_are_said() -> None:
+    with pytest.raises(PermanentError, match="number 101"):
+        rendering.check_keys("kuta", Product.MARIADB, 101)
+    rendering.check_keys("kuta", Product.MSSQL, 101)
 
 
 def test_the_files_for_an_outlet_of_ones_own_parse() -> None:

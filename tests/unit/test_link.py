@@ -378,6 +378,24 @@ def test_too_many_strangers_are_closed_and_those_inside_are_not(monkeypatch: pyt
     talk(conversation)
 
 
+def test_one_address_does_not_shut_out_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(entrance, "MAX_STRANGERS_OF_ONE", 3)
+
+    async def conversation() -> None:
+        async with hub(welcoming) as address:
+            strangers = [await asyncio.open_connection(*address, local_addr=("127.0.0.2", 0)) for _ in range(6)]
+            ended = [asyncio.create_task(reader.read()) for reader, _ in strangers]
+            done, _ = await asyncio.wait(ended, timeout=0.3)
+            assert len(done) == 3
+            channel, _ = await dial(address, None, HELLO)
+            await channel.close()
+            for _, writer in strangers:
+                writer.close()
+            await asyncio.wait(ended)
+
+    talk(conversation)
+
+
 def test_a_fault_of_the_hub_ends_one_connection_and_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     async def handle(channel: Channel) -> None:
         await channel.receive()

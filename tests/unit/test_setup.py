@@ -141,6 +141,28 @@ def test_outlets_are_introduced_once_and_numbered_as_they_came(tmp_path: Path) -
         assert raised.value.code == "outlet_unknown"
 
 
+def test_a_number_is_an_outlets_for_ever(tmp_path: Path) -> None:
+    """Two databases with one auto_increment_offset make the same keys."""
+    with hub_to_change(make_url(f"sqlite:///{tmp_path / 'hub.db'}")) as engine:
+        administration.introduce(engine, ["ubud", "kuta", "lovina"])
+        administration.remove(engine, "kuta")
+        administration.add(engine, "amed")
+        administration.add(engine, "kuta")
+        numbers = {name: administration.number(engine, name) for name in ("ubud", "kuta", "lovina", "amed")}
+    assert numbers == {"ubud": 1, "kuta": 2, "lovina": 3, "amed": 4}
+
+
+@pytest.mark.parametrize("name", ["hub", "..", ".", "_hub", "a b", ""])
+def test_a_name_that_is_none_is_refused_wherever_it_is_given(pki: Path, name: str) -> None:
+    with hub_to_change(make_url(f"sqlite:///{pki / 'hub.db'}")) as engine:
+        with pytest.raises(PermanentError) as raised:
+            administration.add(engine, name)
+        assert raised.value.code == "outlet_name"
+    with pytest.raises(PermanentError) as raised:
+        command.outlet(name, Product.MYSQL, "db", pki / "tls", pki / "secrets", pki / "admin", pki / "shop")
+    assert raised.value.code == "outlet_name"
+
+
 def test_a_company_is_founded_once(tmp_path: Path) -> None:
     url = make_url(f"sqlite:///{tmp_path / 'shop.db'}")
     found(url, ("ubud",), ())

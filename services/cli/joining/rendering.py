@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from services.cli.setup.engines import DATABASE, FACTS, Product, address, grants
+from services.kernel.errors import PermanentError
 
 HERE = Path(__file__).parent
 OUTLET = Path(__file__).resolve().parents[3] / "deploy" / "outlet"
@@ -15,6 +16,26 @@ OUTLET = Path(__file__).resolve().parents[3] / "deploy" / "outlet"
 
 STEP = 100
 """Generated keys on MySQL and MariaDB go up by this, each outlet at an offset of its own: as many outlets as fit."""
+
+OURS = frozenset(
+    [
+        "hub",
+        "grafana",
+        "prometheus",
+        "hub-db",
+        "wan",
+        "watching",
+        "observability",
+        "shop",
+        "test",
+        "cli",
+        "denpasar",
+        "jakarta",
+        "surabaya",
+        "makassar",
+    ]
+)
+"""What docker-compose.yml has already by these names, or beginning with them: services, networks, profiles."""
 
 PASSWORD = "PUT-A-PASSWORD-HERE"
 HOST = "host.docker.internal"
@@ -51,6 +72,24 @@ def site(name: str, engine: Product, hub: str) -> dict[str, str]:
         "outlet.env": _filled(OUTLET / "outlet.env.example", {"name": name, "hub": hub, "url": url}),
         "grants.sql": grants(engine, DATABASE, PASSWORD),
     }
+
+
+def check_name(name: str) -> None:
+    """Raises PermanentError `outlet_taken`."""
+    if name in OURS:
+        raise PermanentError(
+            "outlet_taken", f"docker-compose.yml has something by the name of {name}.", "Choose another name."
+        )
+
+
+def check_keys(name: str, engine: Product, number: int) -> None:
+    """Raises PermanentError `keys_full`."""
+    if engine is not Product.MSSQL and number > STEP:
+        raise PermanentError(
+            "keys_full",
+            f"{name} is outlet number {number}: with {STEP} outlets every generated key is spoken for.",
+            "Leave out --auto-increment-* and give each outlet a range of keys of its own, or let the application make its keys.",
+        )
 
 
 def compose(name: str, engine: Product, number: int) -> str:
