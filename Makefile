@@ -37,9 +37,11 @@ check: setup  ## style, types, layering, SQL
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/sqlfluff lint sql
+	@bash tests/engines.sh unixodbc
 	@$(BIN)/pytest --quiet tests/unit/test_tsql.py
 
 unit: setup  ## the tests that need no server, in under a minute
+	@bash tests/engines.sh unixodbc
 	@$(BIN)/pytest tests/unit
 
 test: setup  ## everything, on real databases (WORKERS=3: processes at a time, each with servers of its own)

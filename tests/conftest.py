@@ -34,6 +34,13 @@ from typing import Any, Protocol
 import pytest
 from sqlalchemy.engine import URL
 
+try:
+    import pyodbc  # noqa: F401
+except ImportError as error:
+    raise pytest.UsageError(
+        f"pyodbc cannot be imported ({error}): install unixODBC. `bash tests/engines.sh` does so as root on Debian."
+    ) from error
+
 from tests.stack.network import Network
 from tests.stack.schemas import load
 from tests.stack.servers import ENGINES, HUB_ENGINES, REQUIRED_IN_CI, MissingEngineError, Servers

@@ -1,8 +1,12 @@
 #!/usr/bin/env bash
-# Gets the servers that the tests run on, when this machine has none and this user may: MariaDB from the distribution; a real
+# Gets what the tests run on, when this machine has none and this user may: unixODBC and MariaDB from the distribution; a real
 # MySQL 9, and Prometheus, as unpacked Debian packages in a cache folder, started from there by tests/stack/servers.py and prometheus.py.
 # Never fails: what cannot be had is said, and the tests decide (skipped; under CI=true, MariaDB or Prometheus missing fails).
+#
+#   engines.sh            everything
+#   engines.sh unixodbc   what also the tests without a server need: without it Python's pyodbc cannot be imported
 set -uo pipefail
+here=$(dirname "${BASH_SOURCE[0]}")
 home="${HOME:-$(getent passwd "$(id -u)" | cut -d: -f6)}"
 cache="${XDG_CACHE_HOME:-$home/.cache}/subak-test"
 PATH="$PATH:/usr/sbin:/usr/local/sbin"
@@ -20,6 +24,12 @@ install_packages() {
         timeout 300 apt-get install -y -qq --no-install-recommends "$@" ||
             { timeout 120 apt-get update -qq && timeout 300 apt-get install -y -qq --no-install-recommends "$@"; }
     } >"$log" 2>&1 </dev/null || { say "apt-get could not install $* (see $log)"; return 1; }
+}
+
+unixodbc() {
+    "$here/../.venv/bin/python" -c 'import pyodbc' 2>/dev/null && return
+    say "installing unixODBC from the distribution ..."
+    install_packages unixodbc || say "NO UNIXODBC: install it (Debian: unixodbc); no test can run"
 }
 
 mariadb() {
@@ -95,6 +105,8 @@ prometheus() {
 }
 
 mkdir -p "$cache"
+unixodbc
+[[ ${1:-} == unixodbc ]] && exit 0
 mariadb
 # One at a time: two runs on one machine must not unpack into one folder.
 if command -v flock >/dev/null; then exec 9>"$cache/lock"; flock -w 600 9; fi

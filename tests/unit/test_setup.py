@@ -237,3 +237,13 @@ def test_the_hub_and_the_command_need_no_odbc() -> None:
     )
     done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "driver"
+
+
+def test_a_machine_without_unixodbc_is_told_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    why = "libodbc.so.2: cannot open shared object file: No such file or directory"
+    (tmp_path / "pyodbc.py").write_text(f"raise ImportError({why!r})")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "pyodbc")
+    with pytest.raises(PermanentError) as told:
+        dialect_for("mssql+pyodbc://h/d")
+    assert told.value.code == "driver" and why in told.value.what and "unixodbc" in told.value.todo

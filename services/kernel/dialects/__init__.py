@@ -199,9 +199,10 @@ def dialect_for(url: str | URL) -> Dialect:
         try:
             import pyodbc  # noqa: F401
         except ImportError as error:
-            raise PermanentError(
-                "driver", f"SQL Server's driver is not here: {error}.", "Install it: pip install 'subak[mssql]'."
-            ) from error
+            todo = "Install it: pip install 'subak[mssql]'."
+            if "libodbc" in str(error):  # pyodbc is here, and what it stands on is not: no wheel brings that along
+                todo = "Install unixODBC (Debian and Ubuntu: apt-get install unixodbc; Red Hat: dnf install unixODBC)."
+            raise PermanentError("driver", f"SQL Server's driver is not here: {error}.", todo) from error
         from services.kernel.dialects.mssql import MSSQL
 
         return MSSQL
