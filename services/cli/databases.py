@@ -26,12 +26,13 @@ def parsed(text: str) -> URL:
     try:
         url: URL = make_url(text)
         dialect_for(url)
-    except (ArgumentError, NoSuchModuleError) as error:
+    except (ArgumentError, NoSuchModuleError, ValueError):
         raise PermanentError(
             "url",
-            f"{text!r} is not a database URL.",
-            "Write it as mysql+pymysql://user:password@host:3306/database or sqlite:////path/to/file.db.",
-        ) from error
+            "What was given as a database URL is none.",  # and may hold a password: it is not shown, nor is why
+            "Write it as mysql+pymysql://user:password@host:3306/database or sqlite:////path/to/file.db; in a password each of "
+            "@ : / % ? # is written as % and its code.",
+        ) from None
     return url
 
 

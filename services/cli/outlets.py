@@ -25,7 +25,7 @@ from services.cli.databases import (
     require_prepared,
 )
 from services.cli.joining import folder, rendering
-from services.cli.setup.engines import Product
+from services.cli.setup.engines import DATABASE, Product
 from services.hub import administration
 from services.kernel.dialects import Dialect, Lease, Purpose
 from services.kernel.errors import PermanentError
@@ -56,6 +56,7 @@ def add(
     place: Annotated[str, typer.Option(help="For people.")] = "",
     engine: Annotated[Product | None, typer.Option(help="Of its database: say what goes where.")] = None,
     hub: Annotated[str, typer.Option(help="With --engine: the hub's host and port, as the outlet dials it.")] = HUB,
+    database: Annotated[str, typer.Option(help="With --engine: its database's name.")] = DATABASE,
     write: Annotated[
         str | None,
         typer.Option(
@@ -72,22 +73,24 @@ def add(
         raise PermanentError("engine_missing", "Files can be made for an engine only.", "Say --engine mysql, or which.")
     if compose:
         rendering.check_name(name)
-    with hub_to_change(hub_url()) as database:
-        new = engine is None or name not in {it.name for it in administration.listed(database)}
+    if engine is not None:
+        rendering.check_database(database)
+    with hub_to_change(hub_url()) as queue:
+        new = engine is None or name not in {it.name for it in administration.listed(queue)}
         if new:
-            administration.add(database, name, company, place)
-        number = administration.number(database, name)
+            administration.add(queue, name, company, place)
+        number = administration.number(queue, name)
     if engine is None:
         console.print(f"{name} is added. Start its services with SUBAK_OUTLET={name}.", markup=False)
         return
     errors.print(f"{name} is {'added' if new else 'known already'}.", markup=False)
     if write is not None:
-        folder.write(name, engine, hub, write)
+        folder.write(name, engine, hub, database, write)
     elif compose:
         rendering.check_keys(name, engine, number)
         sys.stdout.write(rendering.compose(name, engine, number))
     else:
-        console.print(rendering.words(name, engine, hub), markup=False, soft_wrap=True)
+        console.print(rendering.words(name, engine, hub, database), markup=False, soft_wrap=True)
 
 
 @app.command()

@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from services.cli.console import console, grid, print_json
+from services.cli import packing
+from services.cli.console import console, errors, grid, print_json
 from services.kernel.authority import AUTHORITY_DAYS, LEAF_DAYS, Authority, Issued
 from services.kernel.certificates import moment, number
 from services.kernel.environment import Fault, SettingsError, given
@@ -59,7 +60,8 @@ def issue(
     out: Annotated[
         Path | None,
         typer.Option(
-            metavar="FOLDER", help="Where ca.pem, cert.pem and key.pem go; else private/NAME of the authority's."
+            metavar="FOLDER",
+            help="Where ca.pem, cert.pem and key.pem go; else private/NAME of the authority's. -: a tar of a new one.",
         ),
     ] = None,
     renew: Annotated[bool, typer.Option("--renew", help="Also when there is a good one.")] = False,
@@ -71,9 +73,14 @@ def issue(
     """
     authority = authority_at(folder)
     _check(name, hub, host)
+    side, lifetime = (Side.HUB if hub else Side.OUTLET), timedelta(days=days)
+    if out == Path(packing.STANDARD_OUTPUT):
+        handed, files = packing.certificate(authority, name, side, host or [], lifetime)
+        packing.say(files, {packing.KEY})
+        errors.print(f"{handed.certificate} is made.", markup=False)
+        return
     target = out or authority.private / name
-    side = Side.HUB if hub else Side.OUTLET
-    handed = authority.issue(name, side, target, host or [], timedelta(days=days), renew)
+    handed = authority.issue(name, side, target, host or [], lifetime, renew)
     done = "is made" if handed.new else "is there already"
     console.print(f"{handed.certificate} {done}: {target}/ca.pem, cert.pem, key.pem", markup=False)
     _warn_of_the_end(authority)

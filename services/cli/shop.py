@@ -1,4 +1,4 @@
-"""`subak shop`: the sample company's tills, for as long as it runs, at every outlet whose database answers."""
+"""`subak shop`: the sample company's tills, for as long as it runs, at every outlet whose database answers; also one that comes later."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from sqlalchemy.engine import URL
 from services.cli.databases import parsed
 from services.cli.demo.company import Application
 from services.cli.demo.till import Till
-from services.kernel.errors import PermanentError
 from services.kernel.settings import ServingSettings, load_or_exit
 from services.kernel.telemetry import Health, configure_logging, logger, serve_metrics
 
@@ -25,7 +24,7 @@ RANGES = 1000
 """As many as there are numbers for customers in an INT, a million for each till."""
 
 AGAIN_SECONDS = 2.0
-"""Between two attempts to reach a database that does not answer."""
+"""Between two attempts to reach a database that does not answer, and two looks for new outlets."""
 
 log = logger("till")
 
@@ -64,17 +63,20 @@ def command(
     closing = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: closing.set())
-    shops = _shops(folder)
-    tills = [
-        PatientTill(url, shop, number_of(shop) + till, pause, closing) for shop, url in shops for till in range(TILLS)
-    ]
     health = Health()
     serve_metrics(settings.metrics_listen, health, "shop")
-    for one in tills:
-        one.start()
-    health.ready, health.detail = True, "open"
-    closing.wait()
-    for one in tills:
+    tills: dict[str, list[PatientTill]] = {}
+    while True:
+        for shop, url in _shops(folder):
+            if shop in tills:
+                continue
+            tills[shop] = [PatientTill(url, shop, number_of(shop) + till, pause, closing) for till in range(TILLS)]
+            for one in tills[shop]:
+                one.start()
+        health.ready, health.detail = True, f"open: {', '.join(tills)}" if tills else "no outlet yet"
+        if closing.wait(AGAIN_SECONDS):
+            break
+    for one in (till for each in tills.values() for till in each):
         one.join(AGAIN_SECONDS)
 
 
@@ -84,8 +86,6 @@ def number_of(shop: str) -> int:
 
 
 def _shops(folder: Path) -> list[tuple[str, URL]]:
-    """Raises PermanentError `no_shop`."""
+    """Of all outlets that have been switched on until now. Raises PermanentError `url`."""
     files = sorted(path for path in folder.glob("[!.]*") if path.is_file())
-    if not files:
-        raise PermanentError("no_shop", f"There is no outlet's URL in {folder}.", "Switch an outlet on first.")
     return [(path.name, parsed(path.read_text("utf-8").strip())) for path in files]

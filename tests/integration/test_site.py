@@ -20,7 +20,7 @@ NAME, HUB = "kuta", "host.docker.internal"
 """The host by which a container finds the machine that it runs on: here that of the hub, too."""
 
 BUILD, SAVE, LOAD = (
-    "docker compose build",
+    "docker compose --profile surabaya build",
     "docker save subak/capture:dev subak/applier:dev | gzip > images.tgz",
     "docker load < images.tgz",
 )

@@ -112,17 +112,27 @@ def test_the_files_for_an_outlet_of_ones_own_parse() -> None:
         written = yaml.safe_load(rendering.compose("kuta", engine, 5))
         assert len(outlet_of("kuta", written["services"])) == 5
         assert set(written["volumes"]) == {f"kuta-{kind}" for kind in ("tls", "secrets", "admin", "db-data")}
-        assert "{{" not in rendering.words("kuta", engine, "hub.example.com:7707")
-        files = rendering.site("kuta", engine, "hub.example.com:7707")
+        assert "{{" not in rendering.words("kuta", engine, "hub.example.com:7707", "toko")
+        files = rendering.site("kuta", engine, "hub.example.com:7707", "toko")
         assert load(ROOT / "deploy/outlet/compose.yml") == yaml.safe_load(files["compose.yml"])
         settings = dict(line.split("=", 1) for line in files["outlet.env"].splitlines() if line.startswith("SUBAK_"))
         assert settings["SUBAK_OUTLET"] == "kuta" and settings["SUBAK_HUB"] == "hub.example.com:7707"
-        assert settings.keys() <= VARIABLES
+        assert settings.keys() <= VARIABLES | {f"{variable}_FILE" for variable in VARIABLES}
+        mounted = {volume["target"] for volume in SITE["capture"]["volumes"]}
+        assert mounted >= {settings["SUBAK_DATABASE_URL_FILE"], str(Path(settings["SUBAK_TLS_KEY"]).parent)}
+
+
+@pytest.mark.parametrize("name", ["on", "null", "123", "1e3"])
+def test_an_outlet_may_have_a_name_that_means_something_to_yaml(name: str) -> None:
+    written = yaml.safe_load(rendering.compose(name, Product.MYSQL, 5))
+    assert written["services"][f"{name}-capture"]["environment"] == {"SUBAK_OUTLET": name}
+    assert written["services"][f"{name}-db"]["profiles"] == written["services"][f"{name}-db"]["networks"] == [name]
+    assert written["networks"] == {name: None}
 
 
 def test_what_the_services_are_told_are_settings() -> None:
     for name, service in OURS.items():
-        told = {key for key in service.get("environment", {}) if not key.startswith("SUBAK_TEST_")}
+        told = {key for key in service.get("environment", {}) if not key.startswith("SUBAK_TEST_")} - {"ACCEPT_EULA"}
         assert told <= VARIABLES | {f"{variable}_FILE" for variable in VARIABLES}, name
 
 
@@ -131,6 +141,9 @@ def test_no_password_stands_in_a_file() -> None:
         for key, value in service.get("environment", {}).items():
             if "PASSWORD" in key or "URL" in key:
                 assert "FILE" in key and str(value).startswith("/"), f"{name}: {key}"
+    for line in (ROOT / "deploy/outlet/outlet.env.example").read_text("utf-8").splitlines():
+        if "PASSWORD" in line or "URL" in line:
+            assert re.fullmatch(r"[A-Z_]+_FILE=/\S+", line), line
 
 
 def test_every_variable_is_in_the_readme() -> None:

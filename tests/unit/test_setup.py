@@ -13,13 +13,14 @@ from pathlib import Path
 import pytest
 from sqlalchemy import make_url
 
+from services.cli import databases
 from services.cli.databases import hub_to_change
 from services.cli.demo.company import found
 from services.cli.demo.till import KEYS_PER_TILL
 from services.cli.joining import folder
 from services.cli.setup import command
 from services.cli.setup.engines import Product, grants, sample, statements
-from services.cli.setup.secret_files import password
+from services.cli.setup.secret_files import password, put
 from services.cli.shop import PatientTill, number_of
 from services.hub import administration
 from services.kernel.dialects import Purpose, dialect_for
@@ -52,7 +53,7 @@ def test_the_hubs_password_is_made_once(pki: Path) -> None:
 @pytest.mark.parametrize("engine", Product)
 def test_an_outlet_is_set_up_once(pki: Path, engine: Product) -> None:
     def set_up() -> None:
-        command.outlet("kuta", engine, "kuta-db", pki / "tls", pki / "secrets", pki / "admin", pki / "shop")
+        command.outlet("kuta", engine, "kuta-db", pki / "tls", pki / "secrets", pki / "admin", pki / "shop", "Y")
 
     set_up()
     before = _contents(pki)
@@ -107,12 +108,13 @@ def test_the_accounts_statements(engine: Product) -> None:
 
 
 def test_the_folder_of_an_outlet_elsewhere(pki: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
-    folder.write("kuta", Product.MYSQL, "hub.example.com:7707", str(pki / "site"))
+    folder.write("kuta", Product.MYSQL, "hub.example.com:7707", "toko", str(pki / "site"))
     there = {str(path.relative_to(pki / "site")) for path in (pki / "site").rglob("*") if path.is_file()}
     assert there == {
         "compose.yml",
         "README.md",
         "outlet.env",
+        "database-url",
         "grants.sql",
         "tls/ca.pem",
         "tls/cert.pem",
@@ -120,13 +122,25 @@ def test_the_folder_of_an_outlet_elsewhere(pki: Path, capsysbinary: pytest.Captu
     }
     for secret in folder.SECRETS:
         assert (pki / "site" / secret).stat().st_mode & 0o777 == 0o600
+    url = make_url((pki / "site/database-url").read_text().strip())
+    account = (pki / "site/grants.sql").read_text()
+    assert url.password and f"IDENTIFIED BY '{url.password}'" in account
+    assert url.database == "toko" and "ON `toko`.*" in account
+    public = there - folder.SECRETS
+    assert not any(url.password in (pki / "site" / path).read_text() for path in public)
     with pytest.raises(PermanentError, match="something in it"):
-        folder.write("kuta", Product.MYSQL, "hub.example.com:7707", str(pki / "site"))
+        folder.write("kuta", Product.MYSQL, "hub.example.com:7707", "toko", str(pki / "site"))
     capsysbinary.readouterr()
-    folder.write("kuta", Product.MYSQL, "hub.example.com:7707", "-")
+    folder.write("kuta", Product.MYSQL, "hub.example.com:7707", "toko", "-")
     with tarfile.open(fileobj=io.BytesIO(capsysbinary.readouterr().out)) as tar:
         assert {f"kuta/{path}" for path in there} == set(tar.getnames())
-        assert tar.getmember("kuta/tls/key.pem").mode == 0o600
+        modes = {path: tar.getmember(f"kuta/{path}").mode for path in there}
+        assert modes == {path: 0o600 if path in folder.SECRETS else 0o644 for path in there}
+        again = tar.extractfile("kuta/database-url")
+        assert again and make_url(again.read().decode().strip()).password != url.password
+    with pytest.raises(PermanentError, match="database's name"):
+        folder.write("kuta", Product.MYSQL, "hub.example.com:7707", "toko`; --", str(pki / "other"))
+    assert not (pki / "other").exists()
 
 
 def test_outlets_are_introduced_once_and_numbered_as_they_came(tmp_path: Path) -> None:
@@ -198,6 +212,42 @@ def test_a_till_that_is_switched_on_again_gives_no_number_twice(tmp_path: Path) 
         )
     engine.dispose()
     assert sold >= 120 and receipts and customers and receipts > 50 and customers > 8
+
+
+def test_the_shop_sells_at_an_outlet_that_is_switched_on_later(tmp_path: Path) -> None:
+    folder = tmp_path / "shops"
+    folder.mkdir()
+    url = make_url(f"sqlite:///{tmp_path / 'shop.db'}")
+    found(url, ("ubud",), ())
+    command_line = [sys.executable, "-m", "services.cli", "shop", str(folder), "--pause", "0.01"]
+    with subprocess.Popen(command_line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        try:
+            assert process.stdout
+            put(folder / "ubud", str(url))
+            while '"selling"' not in process.stdout.readline():
+                assert process.poll() is None
+        finally:
+            process.terminate()
+        assert process.wait(20) == 0
+
+
+@pytest.mark.parametrize("accepted", ["", "y", "yes"])
+def test_who_has_not_accepted_microsofts_licence_is_told_before_anything_starts(pki: Path, accepted: str) -> None:
+    folders = (pki / "tls", pki / "secrets", pki / "admin", pki / "shop")
+    with pytest.raises(PermanentError, match="licences") as raised:
+        command.outlet("kuta", Product.MSSQL, "kuta-db", *folders, accepted)
+    assert "ACCEPT_EULA=Y" in raised.value.todo and not any((pki / "shop").iterdir())
+    command.outlet("kuta", Product.MSSQL, "kuta-db", *folders, "Y")
+
+
+@pytest.mark.parametrize(
+    "text", ["mysql+pymysql://u:p@ss:Geheim1/x@h:33x/shop", "Geheim1", "oracle://u:Geheim1@h/d", ""]
+)
+def test_what_is_no_url_is_said_and_not_shown(text: str) -> None:
+    with pytest.raises(PermanentError) as raised:
+        databases.parsed(text)
+    said = f"{raised.value.what} {raised.value.todo} {raised.value.__cause__ or ''}"
+    assert raised.value.code in ("url", "engine") and "Geheim1" not in said
 
 
 def test_the_sample_shops_numbers_do_not_meet() -> None:

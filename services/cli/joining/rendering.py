@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
-from services.cli.setup.engines import DATABASE, FACTS, Product, address, grants
+from services.cli.setup.engines import FACTS, SUBAK, Product, address, grants
+from services.cli.setup.secret_files import new_password
 from services.kernel.errors import PermanentError
 
 HERE = Path(__file__).parent
@@ -37,8 +38,11 @@ OURS = frozenset(
 )
 """What docker-compose.yml has already by these names, or beginning with them: services, networks, profiles."""
 
-PASSWORD = "PUT-A-PASSWORD-HERE"
 HOST = "host.docker.internal"
+"""The machine that the site's containers run on, where its database may be."""
+
+QUOTES = frozenset("`'\"[]{};\\")
+"""What would end a name where it stands in SQL between quotes."""
 
 DATA = {
     Product.MYSQL: "/var/lib/mysql",
@@ -63,14 +67,28 @@ COPY: Mapping[Product, Callable[..., str]] = {
 _PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}")
 
 
-def site(name: str, engine: Product, hub: str) -> dict[str, str]:
-    """What the folder of a remote outlet holds, but for its certificate: by path, the text."""
-    url = address(engine, "subak", PASSWORD, HOST, DATABASE).render_as_string(hide_password=False)
+def check_database(name: str) -> None:
+    """Raises PermanentError `database_name`."""
+    if not name or QUOTES & {*name}:
+        raise PermanentError(
+            "database_name", f"{name!r} cannot be written into SQL as a database's name.", "Correct --database."
+        )
+
+
+def site(name: str, engine: Product, hub: str, database: str) -> dict[str, str]:
+    """What the folder of a remote outlet holds, but for its certificate: by path, the text. A password is made for it.
+
+    Raises PermanentError `database_name`.
+    """
+    check_database(database)
+    password = new_password()
+    url = address(engine, SUBAK, password, HOST, database).render_as_string(hide_password=False)
     return {
         "compose.yml": (OUTLET / "compose.yml").read_text("utf-8"),
         "README.md": (OUTLET / "README.md").read_text("utf-8"),
-        "outlet.env": _filled(OUTLET / "outlet.env.example", {"name": name, "hub": hub, "url": url}),
-        "grants.sql": grants(engine, DATABASE, PASSWORD),
+        "outlet.env": _filled(OUTLET / "outlet.env.example", {"name": name, "hub": hub}),
+        "database-url": f"{url}\n",
+        "grants.sql": grants(engine, database, password),
     }
 
 
@@ -101,23 +119,30 @@ def compose(name: str, engine: Product, number: int) -> str:
     return _filled(HERE / "services.yml", values)
 
 
-def words(name: str, engine: Product, hub: str) -> str:
+def words(name: str, engine: Product, hub: str, database: str) -> str:
     """What goes where, for a person."""
-    files = site(name, engine, hub)
+    files = site(name, engine, hub, database)
     return f"""
-For a site of its own, with a {FACTS[engine].name} database that is there (`--write FOLDER` makes this folder; `--write -` a tar of it):
+For a site of its own, beside a {FACTS[engine].name} database `{database}` that is there, a folder with all of this in it:
 
-  deploy/outlet/compose.yml      as it is
-  deploy/outlet/tls/             its certificate:  subak pki issue {name} --out tls
-  deploy/outlet/outlet.env:
+  subak outlet add {name} --engine {engine} --database {database} --hub {hub} --write FOLDER
+  docker compose run --rm -T cli outlet add {name} --engine {engine} --database {database} --hub {hub} --write - | tar -x
+
+  README.md, compose.yml         what to do there, and what runs there: deploy/outlet/
+  tls/                           its certificate (by itself: subak pki issue {name} --out tls)
+  outlet.env:
 
 {_indented(files["outlet.env"])}
-  what the database's administrator runs once:
+  database-url, with a password that is made for it:
+
+{_indented(files["database-url"])}
+  grants.sql, which the database's administrator runs once:
 
 {_indented(files["grants.sql"])}
 For one more outlet of docker-compose.yml, with a database of its own in a container:
 
   subak outlet add {name} --engine {engine} --compose > {name}.yml
+  docker compose run --rm -T cli outlet add {name} --engine {engine} --compose > {name}.yml
 """
 
 

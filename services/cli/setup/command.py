@@ -20,6 +20,7 @@ from services.cli.setup.engines import DATABASE, FACTS, SUBAK, Product, address,
 from services.cli.setup.secret_files import password, put
 from services.hub import administration
 from services.kernel.authority import AUTHORITY_DAYS, LEAF_DAYS
+from services.kernel.errors import PermanentError
 from services.kernel.schema import is_prepared
 from services.kernel.wire.session import Side
 
@@ -72,8 +73,17 @@ def outlet(
     shop: Annotated[Path, typer.Option(help="The folder in which the sample's tills look for databases.")] = Path(
         "/shop"
     ),
+    accept_eula: Annotated[
+        str, typer.Option(envvar="ACCEPT_EULA", help="With mssql: Y accepts Microsoft's licences.")
+    ] = "",
 ) -> None:
     """Make the outlet's certificate, and the passwords of its database. The database may start afterwards."""
+    if engine is Product.MSSQL and accept_eula != "Y":
+        raise PermanentError(
+            "eula",
+            f"{name} is on SQL Server, whose image starts only for who accepts Microsoft's licences.",
+            "Set ACCEPT_EULA=Y, and have the images made with it: docker compose up -d --wait --build.",
+        )
     pki.authority_at(None).issue(name, Side.OUTLET, tls, (), timedelta(days=LEAF_DAYS))
     password(admin / FACTS[engine].administrator)
     for user, folder, file in ((SUBAK, secrets, "url"), (DATABASE, shop, name)):

@@ -27,7 +27,7 @@ def password(path: Path) -> str:
             return found
     except OSError as error:
         raise _unusable(path, error) from error
-    made = _random()
+    made = new_password()
     put(path, made)
     return made
 
@@ -45,7 +45,7 @@ def put(path: Path, text: str) -> None:
         raise _unusable(path, error) from error
 
 
-def _random() -> str:
+def new_password() -> str:
     """Capitals, small letters and digits, as SQL Server wants them of its administrator."""
     while True:
         made = "".join(secrets.choice(LETTERS) for _ in range(LENGTH))
