@@ -13,6 +13,7 @@ from services.hub.storing import Arrival
 from services.kernel.change import GENESIS, BatchId, digest
 from services.kernel.control import HUB, Control, Policy, decode_control, encode_control
 from services.kernel.errors import PermanentError
+from services.kernel.policy import parse
 from services.kernel.schema import HUB_BATCH as BATCH
 from services.kernel.schema import HUB_BATCH_PART as PART
 from services.kernel.wire.messages import MAX_PART_BYTES, Batch
@@ -72,8 +73,8 @@ def policies(connection: Connection) -> list[Spoken]:
 
 
 def new_policy(connection: Connection, text: str, now: int) -> Policy | None:
-    """What is to be told to the outlets when the policy file says `text`; None: they know it. `now`: µs since 1970 UTC."""
+    """What is to be told to the outlets when the policy file says `text`; None: they know its rules. `now`: µs since 1970 UTC."""
     known = policies(connection)
     last = known[-1].control if known else Policy(0, "")
     assert isinstance(last, Policy)
-    return None if last.rules == text else Policy(max(now, last.generation + 1), text)
+    return None if parse(last.rules) == parse(text) else Policy(max(now, last.generation + 1), text)

@@ -36,6 +36,9 @@ class Clock:
         return self.now
 
 
+RULES = '[tables.stock]\nrule = "column"\n'
+
+
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
@@ -238,10 +241,12 @@ def test_who_ignores_everybody_or_is_away_for_too_long_holds_up_nobody(queue: Qu
 
 def test_conflict_rules_are_given_out_when_they_are_new(queue: Queue, voice: Voice) -> None:
     assert queue.write(new_policy, "", queue.now) is None
-    first = queue.write(new_policy, "a", queue.now)
+    assert queue.write(new_policy, "# no rule yet", queue.now) is None
+    first = queue.write(new_policy, RULES, queue.now)
     assert first is not None and first.generation > 0
     store(queue, voice.say(first))
-    assert queue.write(new_policy, "a", queue.now) is None
+    assert queue.write(new_policy, RULES, queue.now) is None
+    assert queue.write(new_policy, f"# the same in other words\n{RULES}", queue.now) is None
     second = queue.write(new_policy, "", 5)
     assert second == Policy(first.generation + 1, ""), "also where the clock was put back"
 
@@ -249,7 +254,7 @@ def test_conflict_rules_are_given_out_when_they_are_new(queue: Queue, voice: Voi
 def test_a_new_outlet_is_not_late_with_rules_that_are_older_than_itself(
     queue: Queue, voice: Voice, clock: Clock
 ) -> None:
-    rules = queue.write(new_policy, "a", queue.now)
+    rules = queue.write(new_policy, RULES, queue.now)
     assert rules is not None
     store(queue, voice.say(rules))
     clock.now += int(40 * DAY * 1e6)

@@ -22,14 +22,19 @@ UPGRADE = "docker compose up -d --wait --build"
 SHOP = "docker compose --profile shop up -d --wait"
 OBSERVE = "docker compose --profile observability up -d --wait"
 GRAFANAS_PASSWORD = "docker compose exec grafana cat /admin/grafana"
+BEGIN_ANEW = "docker compose rm --stop --force hub-db"
+RESTART_HUB = "docker compose restart hub"
 FOLDER = "docker compose run --rm -T cli outlet add kuta --engine mysql --hub hub.example.com:7707 --write - | tar -x"
 DOWN = "docker compose --profile '*' down"
 PORT = "docker compose port surabaya-db 3306"
 REMOVE = "docker compose run --rm cli outlet remove NAME"
 
 TYPED = {
+    BEGIN_ANEW: "",
+    "docker volume rm subak_hub-db-data": "subak_hub-db-data",
     START: "",
     UPGRADE: "",
+    RESTART_HUB: "",
     "docker compose run --rm cli status": "surabaya",
     "docker compose --profile test run --rm test": " passed",
     "docker compose run --rm cli outlet add kuta --engine mysql": "deploy/outlet/compose.yml",
@@ -37,7 +42,9 @@ TYPED = {
     FOLDER: "",
     SHOP: "",
     OBSERVE: "",
+    "docker compose restart prometheus": "",
     GRAFANAS_PASSWORD: "",
+    "docker compose exec surabaya-capture subak status": "surabaya",
     "docker compose exec surabaya-db sh -c 'MYSQL_PWD=\"$(cat /admin/shop)\" mysql -ushop shop'": "",
     PORT: "127.0.0.1:",
     REMOVE: "removed",
@@ -57,7 +64,7 @@ def commands() -> list[str]:
     section = re.split(r"^## ", section, maxsplit=1, flags=re.MULTILINE)[0]
     block = re.compile(r"^```\w*\n(.*?)^```", re.MULTILINE | re.DOTALL)
     typed = [re.split(r"\s{2,}#", line)[0].strip() for lines in block.findall(section) for line in lines.splitlines()]
-    return [*filter(None, typed), *re.findall(r"`(docker compose [^`]+)`", block.sub("", section))]
+    return [*filter(None, typed), *re.findall(r"`(docker [^`]+)`", block.sub("", section))]
 
 
 def test_every_command_of_the_section_is_typed_here() -> None:
@@ -80,6 +87,16 @@ class Newcomer:
 
     def types(self, line: str, limit: float = 300.0) -> str:
         return self.stack.run("bash", "-o", "pipefail", "-c", f"cd {self.folder}\n{line}", limit=limit)
+
+    def kills_the_hubs_database_while_it_makes_its_folder(self) -> None:
+        self.types("docker compose up -d hub-db", limit=HEALTHY_SECONDS)
+        self.types("docker compose kill hub-db")
+
+    def has_rules(self, table: str) -> None:
+        (self.folder / "policy.toml").write_text(f'[tables.{table}]\nrule = "column"\n')
+
+    def rules_given_out(self) -> int:
+        return self.types("docker compose logs hub").count("conflict rules are given out")
 
     def is_selling(self) -> bool:
         """Two tills at each of two outlets."""
@@ -106,11 +123,8 @@ def is_local(stack: Stack, image: str) -> bool:
 
 def test_a_newcomer_types_it_from_top_to_bottom(newcomer: Newcomer, note: Note) -> None:
     stack = newcomer.stack
-    newcomer.types("docker compose up -d --wait", limit=HEALTHY_SECONDS)
-    assert newcomer.types("docker compose ps hub --format '{{.Health}}'").strip() == "healthy"
-    greeting = newcomer.types("docker compose logs hub-outlets")
-    assert START in greeting and "outlet add NAME --engine mysql" in greeting
-    grafana = is_local(stack, "grafana/grafana")
+    newcomer.kills_the_hubs_database_while_it_makes_its_folder()
+    grafana = is_local(stack, stack.configuration("--profile", "observability")["services"]["grafana"]["image"])
     if not grafana:
         note("Grafana: NOT EXERCISED, its image is not local; of its profile only Prometheus was started")
     for command, answer in TYPED.items():
@@ -121,14 +135,29 @@ def test_a_newcomer_types_it_from_top_to_bottom(newcomer: Newcomer, note: Note) 
             files = "-f docker-compose.yml -f deploy/ports.yml"
             newcomer.types(f"{START.replace('compose', f'compose {files}')} surabaya-db")
             line = command.replace("compose", f"compose {files}")
+        if command == START:
+            newcomer.types("docker compose up -d --wait", limit=HEALTHY_SECONDS)
+            assert newcomer.types("docker compose ps hub --format '{{.Health}}'").strip() == "healthy"
+            greeting = newcomer.types("docker compose logs hub-outlets")
+            assert START in greeting and "outlet add NAME --engine mysql" in greeting
         if command == UPGRADE:
-            (newcomer.folder / ".env").write_text("COMPOSE_PROFILES=surabaya,makassar\n")
+            (newcomer.folder / ".env").write_text(
+                "COMPOSE_PROFILES=surabaya,makassar\nSUBAK_POLICY_FILE=./policy.toml\nSUBAK_KEEP_DAYS=3\n"
+            )
+            newcomer.has_rules("customers")
+        if command == RESTART_HUB:
+            assert newcomer.types("docker compose exec -T hub printenv SUBAK_KEEP_DAYS").strip() == "3"
+            given_out = newcomer.rules_given_out()
+            assert given_out
+            newcomer.has_rules("products")
         printed = newcomer.types(line.replace("NAME", "denpasar"))
         assert answer in printed, f"{line}\n{printed}"
+        if command == RESTART_HUB:
+            wait_for("new rules", lambda before=given_out: newcomer.rules_given_out() > before, LIMIT, pause=0.5)  # type: ignore[misc]
         if command == SHOP:
             wait_for("tills to sell", newcomer.is_selling, LIMIT, pause=0.5)
         if command == FOLDER:
-            assert {"compose.yml", "outlet.env", "grants.sql", "README.md", "tls"} == {
+            assert {"compose.yml", "outlet.env", "database-url", "grants.sql", "README.md", "tls"} == {
                 path.name for path in (newcomer.folder / "kuta").iterdir()
             }
             newcomer.types("docker compose --project-directory kuta -f kuta/compose.yml config --quiet")
@@ -139,17 +168,20 @@ def test_a_new_outlet_joins_by_what_the_command_prints(newcomer: Newcomer, note:
     """In a container of its own, as `--compose` prints it; begun before anybody has changed a row."""
     newcomer.types("docker compose up -d --wait", limit=HEALTHY_SECONDS)
     newcomer.types("docker compose run --rm -T cli outlet add lovina --engine mysql --compose > lovina.yml")
-    files = "-f docker-compose.yml -f lovina.yml"
-    newcomer.types(f"COMPOSE_PROFILES=surabaya,lovina docker compose {files} up -d --wait", limit=2 * HEALTHY_SECONDS)
+    settings = ("COMPOSE_FILE=docker-compose.yml:lovina.yml", "COMPOSE_PROFILES=surabaya,makassar,lovina")
+    head = (newcomer.folder / "lovina.yml").read_text()
+    assert all(f"#   {line}\n" in head for line in (*settings, "docker compose up -d --wait"))
+    (newcomer.folder / ".env").write_text("\n".join(settings).replace("makassar,", ""))  # one is enough to see it
+    newcomer.types("docker compose up -d --wait", limit=2 * HEALTHY_SECONDS)
     rows = {"surabaya": 920_000_001, "lovina": 920_000_002}
     for outlet, number in rows.items():
         insert = f"INSERT INTO customers (id, name, points) VALUES ({number}, 'Gede', 0)"
         shell = f'MYSQL_PWD="$(cat /admin/shop)" mysql -ushop shop -e "{insert}"'
         quoted = shell.replace("'", "'\\''")
-        newcomer.types(f"docker compose {files} exec -T {outlet}-db sh -c '{quoted}'")
+        newcomer.types(f"docker compose exec -T {outlet}-db sh -c '{quoted}'")
     for outlet in rows:
         shell = 'MYSQL_PWD="$(cat /admin/shop)" mysql -ushop shop -N -e "SELECT COUNT(*) FROM customers WHERE id > 920000000"'
-        count = f"docker compose {files} exec -T {outlet}-db sh -c '{shell}'"
+        count = f"docker compose exec -T {outlet}-db sh -c '{shell}'"
         wait_for(f"both rows to be at {outlet}", lambda count=count: int(newcomer.types(count)) == 2, LIMIT, pause=0.3)  # type: ignore[misc]
     status = newcomer.types("docker compose run --rm -T cli status")
     assert "lovina" in status

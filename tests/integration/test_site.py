@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import secrets
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from sqlalchemy.engine import URL
+from sqlalchemy.engine import URL, make_url
 
 from tests.integration.test_stack import whole
 from tests.stack.compose import VERSION, Stack
@@ -27,6 +28,9 @@ BUILD, SAVE, LOAD = (
 DOCTOR = "docker compose run --rm capture subak doctor"
 ADOPT = "docker compose run --rm capture subak outlet adopt NAME"
 UP = "docker compose up -d --wait"
+STATUS, STOP = "docker compose exec capture subak status", "docker compose stop"
+RESTAMP = "docker compose run --rm --no-deps capture subak outlet restamp"
+RENEW, PUT = "docker compose run --rm -T cli pki issue NAME --out - > tls.tar", "tar -xf tls.tar -C tls"
 
 PAGE = (REPOSITORY / "deploy" / "outlet" / "README.md").read_text("utf-8")
 LIMIT = 60.0
@@ -40,7 +44,7 @@ class Site:
     def __init__(self, head_office: Stack, folder: Path, gateway: str) -> None:
         self.stack, self.folder, self.gateway = head_office, folder / NAME, gateway
         self.database, self.port = f"{head_office.project}-{NAME}-mysql", free_port()
-        self.root, self.ours, self.tills = (secrets.token_hex(16) for _ in range(3))
+        self.root, self.tills = (secrets.token_hex(16) for _ in range(2))
         self.settings = {
             "COMPOSE_PROJECT_NAME": f"{head_office.project}-{NAME}",
             "COMPOSE_FILE": "compose.yml",
@@ -84,6 +88,14 @@ class Site:
         if self.folder.exists():
             self.types("docker compose down --volumes --timeout 5")
 
+    def certificate_ends(self) -> float:
+        """As its applier tells it, in seconds since 1970."""
+        name = "subak_certificate_expiry_timestamp_seconds"
+        page = f"http://127.0.0.1:{self.settings['APPLIER_METRICS_PORT']}/metrics"
+        with urllib.request.urlopen(page, timeout=5) as answer:
+            lines = answer.read().decode().splitlines()
+        return float(next(line.rpartition(" ")[2] for line in lines if line.startswith(name)))
+
     @property
     def url(self) -> URL:
         """As its application connects."""
@@ -110,7 +122,8 @@ def site(stack: Stack, tmp_path: Path) -> Iterator[Site]:
 
 
 def test_every_command_of_the_page_is_typed_here() -> None:
-    assert re.findall(r"`(docker [^`]+)`", PAGE) == [BUILD, SAVE, LOAD, DOCTOR, ADOPT, UP]
+    typed = re.findall(r"`((?:docker|tar) [^`]+)`", PAGE)
+    assert typed == [BUILD, SAVE, LOAD, DOCTOR, ADOPT, UP, STATUS, STOP, RESTAMP, UP, RENEW, PUT]
 
 
 def test_a_site_far_away_joins_with_a_copy_of_another_outlets_database(site: Site, note: Note) -> None:
@@ -120,18 +133,19 @@ def test_a_site_far_away_joins_with_a_copy_of_another_outlets_database(site: Sit
     packed = f"docker compose run --rm -T cli {' '.join(add)} | tar -x -C {site.folder.parent}"
     stack.run("bash", "-o", "pipefail", "-c", packed)
     assert sorted(path.name for path in (site.folder / "tls").iterdir()) == ["ca.pem", "cert.pem", "key.pem"]
+    password = make_url((site.folder / "database-url").read_text("utf-8").strip()).password
+    assert password
 
-    # 1. and 2.: a copy, Subak's tables included; the grants, with a password of the site's own.
-    for file in ("grants.sql", "outlet.env"):
-        path = site.folder / file
-        text = path.read_text("utf-8").replace("PUT-A-PASSWORD-HERE", site.ours).replace(":3306/", f":{site.port}/")
-        path.write_text(text, "utf-8")
+    # 1. and 2.: a copy, Subak's tables included; where the server is; the grants.
+    url = site.folder / "database-url"
+    url.write_text(url.read_text("utf-8").replace(":3306/", f":{site.port}/"), "utf-8")
     site.administrator(f"CREATE USER till IDENTIFIED BY '{site.tills}'; GRANT ALL ON shop.* TO till;")
     site.administrator((site.folder / "grants.sql").read_text("utf-8"))
     site.copy("surabaya")
     # What is changed after the copy was made is sent to it.
     surabaya.execute("INSERT INTO customers (id, name, points) VALUES (940000002, 'Kadek', 0)")
 
+    stack.run("bash", "-c", BUILD)  # in a clone of the project, which this is
     for command in (SAVE, LOAD, DOCTOR, ADOPT):
         print(site.types(command))
     site.types(UP)
@@ -142,4 +156,16 @@ def test_a_site_far_away_joins_with_a_copy_of_another_outlets_database(site: Sit
         wait_for(f"all three rows to be at {outlet.name}", lambda outlet=outlet: outlet.count(wanted) == 3, LIMIT)  # type: ignore[misc]
     whole(stack)
     assert NAME in stack.subak("status")
+    told = site.types("docker compose config; docker inspect $(docker compose ps --quiet); docker compose logs")
+    assert password not in told
+
+    # Later.
+    assert NAME in site.types(STATUS.replace("exec", "exec -T"))
+    for command in (STOP, RESTAMP, UP):
+        site.types(command)
+    expires = site.certificate_ends()
+    stack.run("bash", "-ec", RENEW.replace("NAME", NAME).replace("tls.tar", str(site.folder / "tls.tar")))
+    site.types(PUT)
+    wait_for("the new certificate to be taken up", lambda: site.certificate_ends() > expires, LIMIT, 1.0)
+    whole(stack)
     note(f"a site of its own joined by the page deploy/outlet/README.md, through {HUB}")

@@ -199,7 +199,7 @@ def dialect_for(url: str | URL) -> Dialect:
         try:
             import pyodbc  # noqa: F401
         except ImportError as error:
-            todo = "Install it: pip install 'subak[mssql]'."
+            todo = "Install it: pip install pyodbc."
             if "libodbc" in str(error):  # pyodbc is here, and what it stands on is not: no wheel brings that along
                 todo = "Install unixODBC (Debian and Ubuntu: apt-get install unixodbc; Red Hat: dnf install unixODBC)."
             raise PermanentError("driver", f"SQL Server's driver is not here: {error}.", todo) from error

@@ -104,6 +104,7 @@ up() {
         begun=$SECONDS
         answers >/dev/null || start
         say "engine $(answers), compose $(docker compose version --short)"
+        ours=yes
     fi
     . "$here/images.sh"
 }

@@ -1,6 +1,6 @@
-# Read by engine.sh: images under the official names. What is there stays; what can be pulled is pulled; else a stand-in is made
-# of Debian's packages, which does what the compose file needs of the official one. Never push or export a stand-in: it
-# trusts the certificate authorities that this machine was told to trust.
+# Read by engine.sh: images under the official names. What is there stays; what can be pulled is pulled; else, in an engine that engine.sh
+# has made (`ours`), a stand-in is made of Debian's packages, which does what the compose file needs of the official one. Never push or
+# export a stand-in: it trusts the certificate authorities that this machine was told to trust.
 
 readonly SLIM=(--quiet --mode=root --aptopt='APT::Install-Recommends "false"' --aptopt='Acquire::Check-Valid-Until "false"'
     --dpkgopt=force-unsafe-io --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*'
@@ -111,6 +111,8 @@ pull() {
 image() { # NAME MAKER
     there "$1" && return
     pull "$1" && { say "pulled $1"; return; }
+    # Whatever else runs in somebody's own engine would get it under that name, too.
+    [[ -n ${ours:-} ]] || { say "no $1: it cannot be pulled, and no stand-in is put into an engine that was there already"; return 1; }
     local scratch
     scratch=$(mktemp -d "${TMPDIR:-/tmp}/subak-image.XXXXXX")
     # Not as the condition itself: there a command that fails would not end it.
@@ -124,9 +126,12 @@ image() { # NAME MAKER
     there "$1"
 }
 
+official() { sed -n "s/.*\${$1_IMAGE:-\([^}]*\)}.*/\1/p" "$here/../../../deploy/services.yml" | head -n 1; }
+
 rm -f "$work/no-registry"
+needed=("$(official PYTHON)=python" "$(official MYSQL)=mysql" "$(official MARIADB)=mariadb" "$(official PROMETHEUS)=prometheus")
 wanted=()
-for one in python:3.13-slim=python mysql:9=mysql mariadb:11=mariadb prom/prometheus=prometheus; do
+for one in "${needed[@]}"; do
     there "${one%=*}" || wanted+=("$one")
 done
 if ((${#wanted[@]})); then
@@ -141,4 +146,10 @@ if ((${#wanted[@]})); then
     for process in "${pids[@]}"; do wait "$process" || lacking=1; done
     [[ -z ${lacking:-} ]] || { say "some images could not be had"; exit 1; }
 fi
-say "images: python:3.13-slim mysql:9 mariadb:11 prom/prometheus"
+# Of these there is no stand-in: what they would show is not shown without them, and the tests say so. SQL Server's licence must be accepted.
+optional=("$(official GRAFANA)")
+[[ ${ACCEPT_EULA:-} != Y ]] || optional+=("$(official MSSQL)")
+for one in "${optional[@]}"; do
+    there "$one" || { pull "$one" && say "pulled $one"; } || true
+done
+say "images: ${needed[*]%=*}"
