@@ -64,7 +64,7 @@ demo: setup  ## a small retail company on three outlets
 
 bench: setup  ## figures for MariaDB outlets on this machine, written to bench.json
 	@bash tests/engines.sh
-	@$(BIN)/python -m tests.bench
+	@$(BIN)/python -m tests.bench $(ARGS)
 
 clean:  ## remove what was built here
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -184,3 +184,37 @@ def test_the_hubs_user_needs_no_more_than_the_readme_says(server: MysqlServer, o
         with server.administrator() as cursor:
             cursor.execute("DROP DATABASE subak_hub")
             cursor.execute("DROP USER 'hub'@'127.0.0.1'")
+
+
+def test_certificates(tmp_path: Path) -> None:
+    """The section's four lines, and the settings that it names: the outlet is let in, and after the last line it is not."""
+    (block,) = blocks("Certificates")
+    *makes, revokes = [line.partition("  #")[0].strip() for line in block.splitlines()]
+    port = free_port()
+    operator = Operator(tmp_path, {"--host hub.example.com": "--host hub.example.com --host 127.0.0.1"})
+    for line in makes:
+        operator.types(line)
+    files = "export SUBAK_TLS_CA={0}/ca.pem SUBAK_TLS_CERT={0}/cert.pem SUBAK_TLS_KEY={0}/key.pem"
+    hub = (
+        f"{files.format('pki/private/hub')} SUBAK_TLS_CRL=pki/crl.pem\n"
+        f"export SUBAK_HUB_LISTEN=127.0.0.1:{port} SUBAK_HUB_DATABASE_URL=sqlite:///hub.db\n"
+    )
+    with sqlite3.connect(tmp_path / "ubud.db") as database:
+        database.execute(TABLE)
+        database.execute("PRAGMA journal_mode = WAL")
+    try:
+        operator.types(f"{hub}subak outlet add ubud")
+        log = operator.leaves_running(f"{hub}subak hub")
+        wait_for("the hub to listen", lambda: "hub is listening" in log.read_text("utf-8"), LIMIT)
+        capture = operator.leaves_running(
+            f"{files.format('ubud-tls')}\nexport SUBAK_OUTLET=ubud SUBAK_HUB=127.0.0.1:{port}"
+            " SUBAK_DATABASE_URL=sqlite:///ubud.db\nsubak capture"
+        )
+        wait_for("ubud to be let in", lambda: '"linked' in capture.read_text("utf-8"), LIMIT)
+        assert "revoked" in operator.types(revokes)
+        for name, file in (("the hub", log), ("ubud", capture)):
+            wait_for(
+                f"{name} to say that ubud is revoked", lambda file=file: "revoked" in file.read_text("utf-8"), LIMIT
+            )  # type: ignore[misc]
+    finally:
+        operator.leaves()
