@@ -24,6 +24,7 @@ from services.kernel.link import keep_linked
 from services.kernel.settings import OutletSettings, load_or_exit
 from services.kernel.tasks import until_one_ends
 from services.kernel.telemetry import Health, logger, run_service, serve_metrics
+from services.kernel.wire.session import Side
 
 WATCH_SECONDS = 2.0
 """How often it is looked whether the database is still the one that was left."""
@@ -41,7 +42,7 @@ async def _serve(settings: OutletSettings, stop: asyncio.Event, nudge: asyncio.E
     url = settings.database_url
     require_file(url, may_be_away=True)
     turn = partial(_turn, settings, secrets.token_hex(8), nudge, health)
-    async with expiry.watched(settings.tls):
+    async with expiry.watched(settings.tls, Side.OUTLET):
         await Turns(dialect_for(url), url, "applier", turn, stop, health).run()
 
 

@@ -15,6 +15,7 @@ from services.kernel.lease import Turns
 from services.kernel.settings import OutletSettings
 from services.kernel.telemetry import Health, serve_metrics
 from services.kernel.wire.messages import PROTOCOL_VERSION, Hello, Role
+from services.kernel.wire.session import Side
 
 
 class Service:
@@ -40,7 +41,7 @@ class Service:
         url = self._settings.database_url
         require_file(url, may_be_away=True)
         serve_metrics(self._settings.metrics_listen, self.health, "capture", self._settings.outlet)
-        async with expiry.watched(self._settings.tls):
+        async with expiry.watched(self._settings.tls, Side.OUTLET):
             await Turns(dialect_for(url), url, "capture", self._turn, self._stop, self.health).run()
 
     async def _turn(self, over: asyncio.Event) -> None:

@@ -8,15 +8,32 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.markup import escape
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
 from services.kernel.errors import SubakError
 
-console = Console(highlight=False)
-errors = Console(stderr=True, highlight=False)
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+
+
+def plain(text: str) -> str:
+    """What came from elsewhere, such as a row's values or an outlet's word, as it may be shown: a terminal obeys control characters."""
+    return text.translate(_CONTROLS)
+
+
+class _Console(Console):
+    """Shows a control character that stands in a text, whoever wrote it, instead of sending it to the terminal."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(plain(segment.text), segment.style)
+
+
+console = _Console(highlight=False)
+errors = _Console(stderr=True, highlight=False)
 
 PLAIN_WIDTH = 200
 """Columns when the output goes to a file or a pipe, where nothing tells its width."""
@@ -58,7 +75,7 @@ def grid(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequen
     for column in columns:
         table.add_column(column, justify="right" if column in right else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(escape(cell) for cell in row))
+        table.add_row(*(escape(plain(cell)) for cell in row))
     return table
 
 

@@ -12,6 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from services.kernel.authority import Authority, Handed
+from services.kernel.errors import PermanentError
 from services.kernel.wire.session import Side
 
 USER = 10001
@@ -28,7 +29,10 @@ def mode(path: str, secrets: Collection[str]) -> int:
 
 
 def say(files: Mapping[str, bytes], secrets: Collection[str]) -> None:
-    """Writes a tar of them, by path, to standard output; `secrets`: the paths that nobody else may read."""
+    """Writes a tar of them, by path, to standard output; `secrets`: the paths that nobody else may read.
+
+    Raises PermanentError `terminal`.
+    """
     whole = io.BytesIO()
     with tarfile.open(fileobj=whole, mode="w") as tar:
         for path, content in files.items():
@@ -36,6 +40,10 @@ def say(files: Mapping[str, bytes], secrets: Collection[str]) -> None:
             entry.size, entry.mode, entry.mtime = len(content), mode(path, secrets), int(time.time())
             entry.uid = entry.gid = USER
             tar.addfile(entry, io.BytesIO(content))
+    if sys.stdout.isatty():
+        raise PermanentError(
+            "terminal", "A tar with a private key in it is not for the screen.", "Send it to a file, or to `tar -x`."
+        )
     sys.stdout.buffer.write(whole.getvalue())
     sys.stdout.flush()
 

@@ -87,10 +87,19 @@ def issue(
 
 
 @app.command()
-def revoke(name: Name, folder: Folder = None) -> None:
+def revoke(
+    name: Name,
+    certificate: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Also this one of NAME's, which the authority does not remember: its cert.pem."
+        ),
+    ] = None,
+    folder: Folder = None,
+) -> None:
     """Take back every certificate of NAME: whoever shows one is refused from now on, and cut off where it is connected."""
     authority = authority_at(folder)
-    revoked = authority.revoke(name)
+    revoked = authority.revoke(name, certificate)
     for one in revoked:
         console.print(f"{one.certificate}, for {one.side}: revoked", markup=False)
     if not revoked:

@@ -46,10 +46,12 @@ def terms(settings: HubSettings) -> Terms:
 async def run(settings: HubSettings, stop: asyncio.Event) -> None:
     """Until `stop` is set. Raises PermanentError when this hub must not go on."""
     health = Health()
+    if settings.tls is not None and settings.tls.crl is None:
+        log.warning("SUBAK_TLS_CRL is not set: who is revoked is let in all the same")
     serve_metrics(settings.metrics_listen, health, "hub")
     database = Database(open_queue(settings.database_url, clock), health)
     try:
-        async with expiry.watched(settings.tls):
+        async with expiry.watched(settings.tls, Side.HUB):
             await until_one_ends(database.start(), _set(stop))
             if not stop.is_set():
                 await _serve(settings, database, health, stop)

@@ -90,7 +90,7 @@ class Broker:
             await self._serve(connection, hello)
         finally:
             connection.gone.set()
-            await self._leave(connection)
+            self._leave(connection)
 
     async def _serve(self, connection: Connection, hello: Hello) -> None:
         admission = await self._admit(hello)
@@ -112,7 +112,7 @@ class Broker:
         )
         connection.tell(self._view.message)
         shown = connection.channel.certificate
-        await self.writer.call(certificates.keep, hello.outlet, _micros(shown.ends) if shown else None)
+        await self.writer.call(certificates.keep, hello.outlet, hello.role, _micros(shown.ends) if shown else None)
         if hello.role is Role.CAPTURE:
             await Receiving(connection, self.writer, admission.head).run()
         else:
@@ -192,7 +192,8 @@ class Broker:
             if older.admitted:  # it is not in the table any more when it leaves, and the newer one may yet be refused
                 metrics.disconnected(older.outlet, older.role)
 
-    async def _leave(self, connection: Connection) -> None:
+    def _leave(self, connection: Connection) -> None:
+        """Waits for nothing: the outlet may yet have to be told why, also while the database is away."""
         key = connection.outlet, connection.role
         if self._connections.get(key) is not connection:
             return
@@ -203,7 +204,8 @@ class Broker:
         if self._stopping:
             return  # the database is told of all at once, or it is away
         online = any(outlet == connection.outlet for outlet, _ in self._connections)
-        await self.writer.call(outlets.set_online, connection.outlet, online, self._database.now)
+        told = self.writer.call(outlets.set_online, connection.outlet, online, self._database.now)
+        told.add_done_callback(_heed_not)
 
     def _progress(self) -> dict[str, Progress]:
         """What captures told since this was asked last."""
@@ -243,6 +245,12 @@ class Broker:
 
 def _view(connection: sqlalchemy.Connection) -> View:
     return View.of(outlets.known(connection), state.is_paused(connection))
+
+
+def _heed_not(done: asyncio.Future[None]) -> None:
+    """What became of it is nobody's concern here: an error was logged where it happened."""
+    if not done.cancelled():
+        done.exception()
 
 
 def _micros(when: datetime) -> int:

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, delete, select
 
 from services.hub import state
 from services.kernel.schema import HUB_STATE as STATE
+from services.kernel.wire.messages import Role
 
 OWN = "certificate"
 SHOWN = "certificate."
@@ -27,24 +28,29 @@ def own(connection: Connection) -> int | None:
     return int(state.get(connection, OWN) or 0) or None
 
 
-def keep(connection: Connection, outlet: str, ends: int | None) -> None:
-    """None: it has shown none."""
-    if ends is None:
-        forget(connection, outlet)
-    else:
-        state.put(connection, _name(outlet), f"{ends} {outlet}")
+def keep(connection: Connection, outlet: str, role: Role, ends: int | None) -> None:
+    """None: it has shown none. An outlet's two services may run on two machines, each with its own."""
+    forget(connection, outlet, role)
+    if ends is not None:
+        state.put(connection, _name(outlet, role), f"{ends} {outlet}")
 
 
-def forget(connection: Connection, outlet: str) -> None:
-    connection.execute(delete(STATE).where(STATE.c.Name == _name(outlet)))
+def forget(connection: Connection, outlet: str, *roles: Role) -> None:
+    """What those roles, or all, of it have shown."""
+    names = [_name(outlet), *(_name(outlet, role) for role in roles or Role)]
+    connection.execute(delete(STATE).where(STATE.c.Name.in_(names)))
 
 
 def shown(connection: Connection) -> dict[str, int]:
-    """By outlet, until when the certificate is good that it has shown last."""
+    """By outlet, until when all certificates are good that it has shown last."""
     rows = connection.execute(select(STATE.c.Value).where(STATE.c.Name.like(f"{SHOWN}%")))
-    told = (value.split(" ", 1) for (value,) in rows)
-    return {outlet: int(ends) for ends, outlet in told}
+    found: dict[str, int] = {}
+    for (value,) in rows:
+        ends, outlet = value.split(" ", 1)
+        found[outlet] = min(int(ends), found.get(outlet, int(ends)))
+    return found
 
 
-def _name(outlet: str) -> str:
-    return SHOWN + sha256(outlet.encode()).hexdigest()[:DIGITS]
+def _name(outlet: str, role: Role | None = None) -> str:
+    """Without a role: as it was written before the two were kept apart."""
+    return SHOWN + (f"{role.value}." if role else "") + sha256(outlet.encode()).hexdigest()[:DIGITS]

@@ -8,7 +8,7 @@ The folder is the only state there is. Files appear whole (`pem_files.py`); seve
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -131,14 +131,17 @@ class Authority:
             write(folder / "cert.pem", pem(made))
             return Handed(described(made), new=True)
 
-    def revoke(self, name: str) -> list[Issued]:
+    def revoke(self, name: str, shown: Path | None = None) -> list[Issued]:
         """Those of `name` that were good until now; none: all of them are revoked already. In force when this returns.
 
-        Raises PermanentError `pki_unknown` when there is none, and as `issue`.
+        `shown`: also the one in that PEM file, which this authority need not remember: a backup of it may be older. Raises PermanentError
+        `pki_unknown` when there is none, or the file's is not `name`'s or not this authority's, and as `issue`.
         """
         with locked(self.private):
             ca, key = self._signer()
             now = datetime.now(UTC)
+            if shown is not None:
+                self._remember(shown, ca, name)
             whose = [one for one in self.listed() if one.certificate.name == name and one.certificate.ends > now]
             if not whose:
                 raise PermanentError(
@@ -155,18 +158,39 @@ class Authority:
     def listed(self) -> list[Issued]:
         """Everything issued: by name, the newest first. Needs no key. Raises PermanentError `pki_missing`, `pki_file`."""
         self._certificate()
-        revoked = {entry.serial_number: entry.revocation_date_utc for entry in self._list()}
-        found = []
-        with readable(self.issued):
-            for path in self.issued.glob("*.pem"):
-                one = described(x509.load_pem_x509_certificate(path.read_bytes()))
-                side = Side.HUB if Side.HUB in one.sides else Side.OUTLET
-                found.append(Issued(one, side, revoked.get(one.serial)))
+        found = [one for one, _ in self._every_issued()]
         return sorted(found, key=lambda one: (one.certificate.name or "", -one.certificate.starts.timestamp()))
+
+    def _every_issued(self) -> Iterator[tuple[Issued, x509.Certificate]]:
+        revoked = {entry.serial_number: entry.revocation_date_utc for entry in self._list()}
+        for path in sorted(self.issued.glob("*.pem")):
+            with readable(
+                path,
+                todo="Put it back from a backup, or take it out of that folder: then it can be revoked by --certificate.",
+            ):
+                found = x509.load_pem_x509_certificate(path.read_bytes())
+                one = described(found)
+            yield Issued(one, Side.HUB if Side.HUB in one.sides else Side.OUTLET, revoked.get(one.serial)), found
 
     def ends(self) -> datetime:
         """When the authority's own certificate ends, and with it all that it has made. Raises as `listed`."""
         return self._certificate().not_valid_after_utc
+
+    def _remember(self, path: Path, ca: x509.Certificate, name: str) -> None:
+        with readable(path):
+            found = x509.load_pem_x509_certificate(path.read_bytes())
+            there = described(found)
+        try:
+            found.verify_directly_issued_by(ca)
+        except (InvalidSignature, ValueError, TypeError):
+            there = there._replace(name=None)
+        if there.name != name:
+            raise PermanentError(
+                "pki_unknown",
+                f"{str(path)!r} is no certificate that this authority has issued to {name}.",
+                "Name the outlet that it was issued to, and the authority by --dir.",
+            )
+        write(self.issued / f"{number(found.serial_number)}.pem", pem(found))
 
     # ---- its own files
 
@@ -247,10 +271,23 @@ class Authority:
             return key_in(path)
         if standing is None and not (folder / "cert.pem").exists() and path.exists():  # an interrupted beginning
             with suppress(OSError, ValueError, TypeError):
-                return key_in(path)
+                found = key_in(path)
+                if not self._was_revoked(found):
+                    return found
         return ec.generate_private_key(ec.SECP256R1())
 
+    def _was_revoked(self, key: ec.EllipticCurvePrivateKey) -> bool:
+        """Whether it is that of a certificate that was taken back: somebody else may have it."""
+        return any(
+            one.revoked_at is not None and found.public_key() == key.public_key() for one, found in self._every_issued()
+        )
+
     def _copy_authority(self, folder: Path, ca: x509.Certificate) -> None:
+        """One that is there stays if this one is in it: while another follows, or is followed, it holds both."""
         path = folder / "ca.pem"
-        if not path.exists() or path.read_bytes() != pem(ca):
+        try:
+            known = x509.load_pem_x509_certificates(path.read_bytes())
+        except (OSError, ValueError):
+            known = []
+        if ca not in known:
             write(path, pem(ca))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from services.kernel.errors import ProtocolError
@@ -60,19 +61,29 @@ def certificate_in(path: Path) -> Certificate:
 
 
 def described(found: x509.Certificate) -> Certificate:
-    return Certificate(
-        next(_names(found), None),
-        frozenset(side for side in Side if _fits(found, side)),
-        found.serial_number,
-        found.issuer,
-        found.not_valid_before_utc,
-        found.not_valid_after_utc,
-    )
+    """Raises ValueError for one that says nothing clear, or that cannot be read: an authority of one's own may sign anything."""
+    try:
+        return Certificate(
+            next(_names(found), None),
+            frozenset(side for side in Side if _fits(found, side)),
+            found.serial_number,
+            found.issuer,
+            found.not_valid_before_utc,
+            found.not_valid_after_utc,
+        )
+    except (TypeError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, UnsupportedAlgorithm) as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
 def _names(found: x509.Certificate) -> Iterator[str]:
-    for attribute in found.subject.get_attributes_for_oid(NameOID.COMMON_NAME):
-        yield str(attribute.value)
+    """Raises ValueError when it has two common names: which of them is it?"""
+    common = found.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    if len(common) > 1:
+        raise ValueError(f"it has {len(common)} common names, and may have one")
+    for attribute in common:
+        if not isinstance(attribute.value, str):
+            raise ValueError("its common name is not text")
+        yield attribute.value
     try:
         others = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:

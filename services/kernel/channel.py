@@ -331,4 +331,4 @@ def address_of(transport: asyncio.BaseTransport) -> str:
 def connection_error(error: Exception, peer: str, side: Side, own: Certificate | None) -> TransientError:
     if isinstance(error, ssl.SSLError):
         return tls_error(error, side, peer, own)
-    return TransientError("connection", f"The connection with {peer} broke: {error}.")
+    return TransientError("connection", f"The connection with {peer} broke: {error or type(error).__name__}.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+import stat
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import cache
@@ -13,11 +14,14 @@ from services.kernel.certificates import Certificate, moment, refusal
 from services.kernel.errors import ProtocolError, TransientError
 from services.kernel.revocation import NOTHING, Revoked, revoked
 from services.kernel.telemetry import logger
-from services.kernel.tls import TlsSettings, own_context
+from services.kernel.tls import TlsSettings, check_certificate, own_context
 from services.kernel.wire.session import Side
 
 LOOK_SECONDS = 2.0
 """How soon a change of the files, a revoked certificate and one that expires are noticed on connections that stand."""
+
+MAX_BYTES = 16 * 1024 * 1024
+"""Of one file: a list of 400,000 revoked certificates; a longer one would keep the hub from its work for seconds whenever it changes."""
 
 log = logger("certificates")
 T = TypeVar("T")
@@ -34,12 +38,24 @@ class Followed(Generic[T]):
         self._value: T | None = None
         self._error: Exception | None = None
 
+    @property
+    def last(self) -> T | None:
+        """What they said last, without a look at them."""
+        return self._value
+
+    @property
+    def why(self) -> str:
+        """Why that is not what they say now, as of the last look; empty: it is."""
+        return f"{', '.join(map(str, self._paths))}: {_reason(self._error)}" if self._error is not None else ""
+
     def value(self) -> T:
         """Raises TransientError `certificate` where they have never said anything yet."""
         found = [_signature(path) for path in self._paths]
         if found != self._seen:
             self._seen = found  # before reading: what changes meanwhile is read once more
             try:
+                for path in self._paths:
+                    _require_file(path)
                 self._value, self._error = self._read(), None
             except (OSError, ValueError) as error:
                 told, self._error = self._error, error
@@ -58,6 +74,15 @@ class Followed(Generic[T]):
                 "Put whole PEM files there that this service may read.",
             )
         return self._value
+
+
+def _require_file(path: Path) -> None:
+    """Raises OSError, ValueError: a pipe would be waited for, and something without end read for ever."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError(f"{str(path)!r} is no file")
+    if found.st_size > MAX_BYTES:
+        raise ValueError(f"{str(path)!r} has more than {MAX_BYTES:,} bytes")
 
 
 def _signature(path: Path) -> object:
@@ -84,8 +109,9 @@ class Credentials:
     def __init__(self, tls: TlsSettings, side: Side, now: Callable[[], datetime] = _now) -> None:
         self.side = side
         self._now = now
-        self._own = Followed((tls.ca, tls.cert, tls.key), lambda: own_context(tls, side))
-        self._revoked = Followed((tls.crl, tls.ca), lambda: _read_list(tls, now())) if tls.crl is not None else None
+        self._tls = tls
+        self._own = Followed((tls.ca, tls.cert, tls.key), self._read_own)
+        self._revoked = Followed((tls.crl, tls.ca), self._read_list) if tls.crl is not None else None
 
     @classmethod
     def of(cls, tls: TlsSettings | None, side: Side) -> Credentials | None:
@@ -97,6 +123,16 @@ class Credentials:
         self._own.value()
         if self._revoked is not None:
             self._revoked.value()
+
+    @property
+    def usable(self) -> bool:
+        """Whether the files as they stand now say what counts. If not, what they said before does."""
+        return not self.why
+
+    @property
+    def why(self) -> str:
+        """What is wrong with them, if they are not."""
+        return "; ".join(one.why for one in (self._own, self._revoked) if one is not None and one.why)
 
     def context(self) -> ssl.SSLContext:
         """For the next connection. Raises TransientError."""
@@ -115,21 +151,28 @@ class Credentials:
         known = self._revoked.value() if self._revoked is not None else NOTHING
         return refusal(peer, Side.OUTLET if self.side is Side.HUB else Side.HUB, known.at(peer), self._now())
 
+    def _read_own(self) -> tuple[ssl.SSLContext, Certificate]:
+        """Raises OSError, ValueError; also for a pair that the other end would refuse: the one before may still be good."""
+        if self._own.last is not None:
+            name = self._own.last[1].name if self.side is Side.OUTLET else None
+            for fault in check_certificate(self._tls.cert, self.side, name, self._now()):
+                raise ValueError(fault.what.rstrip("."))
+        return own_context(self._tls, self.side)
+
+    def _read_list(self) -> Revoked:
+        assert self._revoked is not None and self._tls.crl is not None
+        found = revoked(self._tls.crl, self._tls.ca, self._revoked.last or NOTHING)
+        log.info("list of revoked certificates read", file=str(self._tls.crl), revoked=len(found.since))
+        if found.renewed_by is not None and found.renewed_by < self._now():
+            # Refusing everybody would stop every shop because the authority's operator was on holiday: what is revoked stays so.
+            log.warning(
+                "the list of revoked certificates is overdue: it counts as it stands, later revocations are not in it",
+                file=str(self._tls.crl),
+                due=moment(found.renewed_by),
+            )
+        return found
+
 
 @cache
 def _made(tls: TlsSettings, side: Side) -> Credentials:
     return Credentials(tls, side)
-
-
-def _read_list(tls: TlsSettings, now: datetime) -> Revoked:
-    assert tls.crl is not None
-    found = revoked(tls.crl, tls.ca)
-    log.info("list of revoked certificates read", file=str(tls.crl), revoked=len(found.since))
-    if found.renewed_by is not None and found.renewed_by < now:
-        # Refusing everybody would stop every shop because the authority's operator was on holiday: what is revoked stays so.
-        log.warning(
-            "the list of revoked certificates is overdue: it counts as it stands, later revocations are not in it",
-            file=str(tls.crl),
-            due=moment(found.renewed_by),
-        )
-    return found

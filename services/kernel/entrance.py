@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
+from collections import Counter
 from collections.abc import Awaitable, Callable
 
 from services.kernel import metrics
@@ -11,7 +13,8 @@ from services.kernel.credentials import Credentials
 from services.kernel.errors import PermanentError, ProtocolError, SubakError, TransientError
 from services.kernel.handshake import Held, take
 from services.kernel.link import IN_LINE
-from services.kernel.settings import Address
+from services.kernel.seldom import Seldom
+from services.kernel.settings import Address, is_loopback
 from services.kernel.telemetry import logger
 from services.kernel.wire.messages import Refused
 from services.kernel.wire.session import HELLO_SECONDS, Side, State
@@ -20,8 +23,11 @@ MAX_STRANGERS = 256
 """Connections at once that were not welcomed yet: each may hold a hello's worth of memory and a socket."""
 
 MAX_STRANGERS_OF_ONE = MAX_STRANGERS // 4
-"""Of one address: somebody who opens connections and says nothing must not shut out everybody else. Many outlets may share an address
-(a provider's, a Docker engine's), so it is not few."""
+"""Of one address. Many outlets may share one (a provider's, a Docker engine's), so it is not few. Where there are more, of one address or of all
+together, the oldest of whoever has most makes room: an outlet needs a moment to be welcomed, who only holds connections open does not go on."""
+
+SITE_BITS = 64
+"""Of an IPv6 address: the rest a site gives its machines as it likes."""
 
 BACKLOG = 512
 """All outlets come at once after a hub's restart."""
@@ -48,7 +54,7 @@ async def serve(
         credentials.load()
     entrance = _Entrance(credentials, handle)
     try:
-        return await asyncio.get_running_loop().create_server(
+        server = await asyncio.get_running_loop().create_server(
             lambda: Held(entrance.enter), listen.host, listen.port, backlog=BACKLOG
         )
     except OSError as error:
@@ -57,32 +63,62 @@ async def serve(
             f"Cannot listen on {listen}: {error.strerror or error}.",
             "Set SUBAK_HUB_LISTEN to an address of this machine and a free port.",
         ) from error
+    if credentials is None:
+        elsewhere = [one.getsockname()[0] for one in server.sockets if not is_loopback(one.getsockname()[0])]
+        if elsewhere:  # `localhost` is what this machine's files say that it is
+            server.close()
+            raise PermanentError(
+                "listen",
+                f"{listen.host} is {elsewhere[0]} here, which is not this machine alone, and SUBAK_TLS is off.",
+                "Listen on 127.0.0.1, or set SUBAK_TLS_CA, SUBAK_TLS_CERT and SUBAK_TLS_KEY.",
+            )
+    return server
 
 
 class _Entrance:
     def __init__(self, credentials: Credentials | None, handle: Callable[[Channel], Awaitable[None]]) -> None:
         self._credentials = credentials
         self._handle = handle
-        self._inside: dict[asyncio.Task[None], tuple[Channel, str]] = {}
-        """With the address that each came from."""
-        self._crowding: set[str] = set()
-        """Addresses of which that was told, and which have not got in since."""
+        self._inside: dict[asyncio.Task[None], tuple[Channel, asyncio.Transport, str]] = {}
+        """With the site that each came from; oldest first."""
+        self._seldom = Seldom()
 
     def enter(self, transport: asyncio.Transport) -> None:
-        host = transport.get_extra_info("peername", ("?",))[0]
-        strangers = [of for channel, of in self._inside.values() if channel.state in (State.NEW, State.GREETED)]
-        if len(strangers) >= MAX_STRANGERS or strangers.count(host) >= MAX_STRANGERS_OF_ONE:
-            metrics.link_failed(CROWDED)
-            if host not in self._crowding:
-                log.warning("too many connections without hello; new ones are closed", peer=host, code=CROWDED)
-            self._crowding.add(host)
-            transport.abort()
-            return
-        self._crowding.discard(host)
+        site = _site(transport.get_extra_info("peername", ("?",))[0])
+        self._make_room(site)
         channel = Channel(Side.HUB, self._credentials)
         task = asyncio.create_task(self._serve(transport, channel))
-        self._inside[task] = channel, host
+        self._inside[task] = channel, transport, site
         task.add_done_callback(self._inside.pop)
+
+    def _make_room(self, newcomer: str) -> None:
+        """Ends the oldest connection of whoever has too many, or most, that say nothing."""
+        strangers = [
+            (site, transport)
+            for channel, transport, site in self._inside.values()
+            if channel.state in (State.NEW, State.GREETED) and not transport.is_closing()
+        ]
+        of_each = Counter(site for site, _ in strangers)
+        if of_each[newcomer] >= MAX_STRANGERS_OF_ONE:
+            crowding = newcomer
+        elif len(strangers) >= MAX_STRANGERS:
+            crowding = of_each.most_common(1)[0][0]
+        else:
+            return
+        metrics.link_failed(CROWDED)
+        self._warn(
+            (CROWDED, crowding),
+            "too many connections that say nothing; the oldest is closed",
+            peer=crowding,
+            code=CROWDED,
+        )
+        next(transport for site, transport in strangers if site == crowding).abort()
+
+    def _warn(self, kind: object, event: str, **facts: object) -> None:
+        """Who causes it has shown no certificate yet, and must not be able to fill the log."""
+        kept_back = self._seldom.ask(kind, asyncio.get_running_loop().time())
+        if kept_back is not None:
+            log.warning(event, **facts, **({"kept_back": kept_back} if kept_back else {}))
 
     async def _serve(self, transport: asyncio.Transport, channel: Channel) -> None:
         try:
@@ -103,7 +139,8 @@ class _Entrance:
         except (OSError, TransientError) as error:
             failed = error if isinstance(error, TransientError) else connection_error(error, peer, Side.HUB, own)
             metrics.link_failed(failed.code)
-            log.warning("connection refused", peer=peer, code=failed.code, what=failed.what, todo=failed.todo)
+            kind = (peer.rpartition(":")[0], failed.code, failed.what.replace(peer, ""))
+            self._warn(kind, "connection refused", peer=peer, code=failed.code, what=failed.what, todo=failed.todo)
             return False
 
     async def _speak(self, channel: Channel) -> None:
@@ -134,3 +171,16 @@ class _Entrance:
             metrics.link_failed(FAILED.code)
             log.exception("connection failed", outlet=channel.outlet, **facts)
             await channel.refuse(FAILED)
+
+
+def _site(host: str) -> str:
+    """Whom an address stands for."""
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return host
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is not None:
+            return str(address.ipv4_mapped)
+        return str(ipaddress.ip_network((address, SITE_BITS), strict=False))
+    return host

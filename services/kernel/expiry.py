@@ -1,4 +1,4 @@
-"""Until when this service's own certificate is good: a figure for Prometheus, and a warning while there is time."""
+"""Until when this service's own certificate is good, and whether its files can be used as they stand: figures, and warnings while there is time."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
-from pathlib import Path
 
 from prometheus_client import REGISTRY
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from services.kernel.certificates import NEARLY, Certificate, certificate_in, moment
-from services.kernel.credentials import Followed
+from services.kernel.certificates import NEARLY, Certificate, moment
+from services.kernel.credentials import Credentials
 from services.kernel.errors import TransientError
 from services.kernel.telemetry import logger
 from services.kernel.tls import TlsSettings
+from services.kernel.wire.session import Side
 
 WARNING_SECONDS = 86_400.0
-"""How often the log says that the certificate will expire."""
+"""How often the log says that the certificate will expire, or that its files cannot be used."""
 
 LOOK_SECONDS = 5.0
 """How soon a renewed one is noticed here."""
@@ -31,17 +31,22 @@ class _Expiry(Collector):
     """Says nothing without TLS: 1970 would be an alarm."""
 
     ends: datetime | None = None
+    usable = True
 
     def describe(self) -> Iterator[Metric]:
         yield GaugeMetricFamily(
             "subak_certificate_expiry_timestamp_seconds",
             "End of this service's own certificate, in seconds since 1970 UTC.",
         )
+        yield GaugeMetricFamily(
+            "subak_certificate_files_usable",
+            "1: the certificate, its key, the authority's and the list of revoked ones count as their files say now; 0: as they said before.",
+        )
 
     def collect(self) -> Iterator[Metric]:
         if self.ends is not None:
-            for family in self.describe():
-                family.add_sample(family.name, {}, self.ends.timestamp())
+            for family, value in zip(self.describe(), (self.ends.timestamp(), float(self.usable)), strict=True):
+                family.add_sample(family.name, {}, value)
                 yield family
 
 
@@ -50,12 +55,13 @@ REGISTRY.register(EXPIRY)
 
 
 @asynccontextmanager
-async def watched(tls: TlsSettings | None) -> AsyncIterator[None]:
+async def watched(tls: TlsSettings | None, side: Side) -> AsyncIterator[None]:
     """For as long as a service runs."""
-    if tls is None:
+    credentials = Credentials.of(tls, side)
+    if credentials is None:
         yield
         return
-    watching = asyncio.create_task(_watch(tls.cert))
+    watching = asyncio.create_task(_watch(credentials))
     try:
         yield
     finally:
@@ -65,16 +71,25 @@ async def watched(tls: TlsSettings | None) -> AsyncIterator[None]:
             await watching
 
 
-async def _watch(path: Path) -> None:
+async def _watch(credentials: Credentials) -> None:
     loop = asyncio.get_running_loop()
-    own = Followed((path,), lambda: certificate_in(path))
     warned: tuple[int, float] | None = None
     """Of which certificate, and when."""
+    unusable = loop.time()
+    """When that was told last; for the first time by whoever reads the files."""
     while True:
         with suppress(TransientError):  # told by whoever needs it for a connection
-            found = own.value()
-            EXPIRY.ends = found.ends
-            now = loop.time()
+            credentials.load()
+            found, now = credentials.own(), loop.time()
+            EXPIRY.ends, EXPIRY.usable = found.ends, credentials.usable
+            if EXPIRY.usable:
+                unusable = now
+            elif now - unusable >= WARNING_SECONDS:
+                unusable = now
+                log.error(
+                    "certificate files cannot be used still; what they said before goes on counting",
+                    why=credentials.why,
+                )
             if warned is None or warned[0] != found.serial or now - warned[1] >= WARNING_SECONDS:
                 warned = found.serial, now
                 _warn(found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 
@@ -20,6 +21,12 @@ BACKDATED = timedelta(days=1)
 
 HERE = ("localhost", "127.0.0.1")
 """Every hub's certificate is good for these too: who is on its machine asks it there."""
+
+MAX_HOST = 253
+"""Letters of a name, as the domain name system has it."""
+
+_LABEL = "[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_HOST = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 
 _SIGNS = dict.fromkeys(
     (
@@ -84,7 +91,7 @@ def general_name(host: str) -> x509.GeneralName:
         return x509.IPAddress(ipaddress.ip_address(host))
     except ValueError:
         pass
-    if not host or not host.isascii() or any(letter.isspace() or letter in ":/@" for letter in host):
+    if len(host) > MAX_HOST or not _HOST.fullmatch(host):
         raise PermanentError(
             "pki_host",
             f"{host[:80]!r} is no host that outlets could dial.",

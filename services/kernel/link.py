@@ -17,7 +17,7 @@ from services.kernel.credentials import LOOK_SECONDS, Credentials
 from services.kernel.errors import SubakError, TransientError
 from services.kernel.handshake import Held, take
 from services.kernel.retry import FIRST_TRIES, Pauses
-from services.kernel.settings import Address, OutletSettings
+from services.kernel.settings import Address, OutletSettings, is_loopback
 from services.kernel.tasks import until_one_ends
 from services.kernel.telemetry import Health, logger
 from services.kernel.wire.messages import Hello, Welcome
@@ -83,6 +83,13 @@ async def _connect(hub: Address, credentials: Credentials | None, channel: Chann
     """Raises OSError, TransientError."""
     context = credentials.context() if credentials is not None else None
     transport, _ = await asyncio.get_running_loop().create_connection(Held, hub.host, hub.port)
+    if credentials is None and not is_loopback(there := transport.get_extra_info("peername", ("?",))[0]):
+        transport.abort()
+        raise TransientError(
+            "unreachable",
+            f"{hub.host} is {there} here, which is not this machine alone, and SUBAK_TLS is off.",
+            "Dial 127.0.0.1, or set SUBAK_TLS_CA, SUBAK_TLS_CERT and SUBAK_TLS_KEY.",
+        )
     try:
         await take(transport, channel, context, Side.OUTLET, CONNECT_SECONDS, hub.host)
     except ConnectionError as error:

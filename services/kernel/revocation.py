@@ -24,17 +24,21 @@ class Revoked(NamedTuple):
     """By issuer and serial."""
     renewed_by: datetime | None
     """When the authority will have made a new list by its own word; a list past that counts all the same. None: it does not say."""
+    numbers: dict[x509.Name, int]
+    """By issuer, the number of its list, where it has one: the greater was made later."""
 
     def at(self, certificate: Certificate) -> datetime | None:
         """Since when it is revoked; None: it is not."""
         return self.since.get((certificate.issuer, certificate.serial))
 
 
-NOTHING = Revoked({}, None)
+NOTHING = Revoked({}, None, {})
 
 
-def revoked(path: Path, ca: Path) -> Revoked:
-    """Raises OSError; ValueError when it holds no list, or one that none of the authorities in `ca` has signed."""
+def revoked(path: Path, ca: Path, before: Revoked = NOTHING) -> Revoked:
+    """Raises OSError; ValueError when it holds no list, or one that none of the authorities in `ca` has signed; or when it would let
+    somebody back in by oversight: a list older than the one `before`, or none any more of an authority that is still trusted.
+    """
     content = path.read_bytes()
     lists = _LIST.findall(content)
     if len(lists) != content.count(_BEGIN):
@@ -44,14 +48,32 @@ def revoked(path: Path, ca: Path) -> Revoked:
     authorities = x509.load_pem_x509_certificates(ca.read_bytes())
     since: dict[tuple[x509.Name, int], datetime] = {}
     renewals = []
+    numbers: dict[x509.Name, int] = {}
     for pem in lists:
         found = x509.load_pem_x509_crl(pem)
         if not any(found.issuer == one.subject and _signed(found, one.public_key()) for one in authorities):
             raise ValueError(f"it is not signed by the authority in {str(ca)!r}")
+        numbers[found.issuer] = _number(found)
+        if numbers[found.issuer] < before.numbers.get(found.issuer, 0):
+            raise ValueError(
+                f"number {numbers[found.issuer]} of the list is older than number {before.numbers[found.issuer]}, which was there before;"
+                " if it is meant to count, restart the service"
+            )
         since |= {(found.issuer, entry.serial_number): entry.revocation_date_utc for entry in found}
         if found.next_update_utc is not None:
             renewals.append(found.next_update_utc)
-    return Revoked(since, min(renewals, default=None))
+    for issuer in before.numbers.keys() - numbers.keys():
+        if any(issuer == one.subject for one in authorities):
+            raise ValueError(f"the list of {issuer.rfc4514_string()}, which is still trusted, is not in it any more")
+    return Revoked(since, min(renewals, default=None), numbers)
+
+
+def _number(found: x509.CertificateRevocationList) -> int:
+    """0: it has none."""
+    try:
+        return found.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
+    except x509.ExtensionNotFound:
+        return 0
 
 
 def _signed(found: x509.CertificateRevocationList, key: CertificatePublicKeyTypes) -> bool:

@@ -51,12 +51,15 @@ class Address(NamedTuple):
     @property
     def loopback(self) -> bool:
         """Whether nothing but this machine can be behind it."""
-        if self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
+        return self.host == "localhost" or is_loopback(self.host)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether that is an address, and of this machine only."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _address(text: Any) -> Address:

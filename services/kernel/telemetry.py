@@ -14,6 +14,7 @@ import socket
 import sys
 import threading
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
@@ -28,6 +29,7 @@ from structlog.typing import EventDict, FilteringBoundLogger, WrappedLogger
 
 from services.kernel.errors import PermanentError, SubakError
 from services.kernel.metrics import figures
+from services.kernel.seldom import Seldom
 from services.kernel.settings import Address
 
 STOP_SECONDS = 9.5
@@ -35,6 +37,9 @@ STOP_SECONDS = 9.5
 
 REQUEST_SECONDS = 5.0
 """A client that has not sent its request by then is cut off, so that idle connections cannot pile up."""
+
+MAX_REQUESTS = 16
+"""At once: each costs a thread and a file descriptor, which the service needs itself. One more ends the oldest."""
 
 FIRST = ("timestamp", "level", "service", "part", "event")
 """A line begins with these."""
@@ -158,13 +163,32 @@ def serve_metrics(
 
 
 class _Server(ThreadingHTTPServer):
+    """A client that sends nothing, or a byte now and then, keeps its place only until somebody else needs it."""
+
     daemon_threads = True
 
     def __init__(self, address: Address, health: Health, registry: CollectorRegistry) -> None:
         self.health = health
         self.registry = registry
         self.address_family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+        self._served: list[socket.socket] = []
+        """Oldest first; touched by the serving thread and those of the requests."""
+        self._turn = threading.Lock()
         super().__init__((address.host, address.port), _Handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        with self._turn:
+            if len(self._served) >= MAX_REQUESTS:
+                with suppress(OSError):
+                    self._served.pop(0).shutdown(socket.SHUT_RDWR)  # its thread reads the end, and closes it
+            self._served.append(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        with self._turn:
+            if request in self._served:
+                self._served.remove(request)
+        super().shutdown_request(request)
 
     def server_bind(self) -> None:
         """As HTTPServer's, but for its look-up of this host's name, which takes seconds where no name server answers."""
@@ -229,6 +253,7 @@ def run_service(name: str, main: Callable[[asyncio.Event, asyncio.Event], Awaita
                 limit.start()
 
         loop = asyncio.get_running_loop()
+        loop.set_exception_handler(_unhandled(log))
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, told)
         loop.add_signal_handler(signal.SIGHUP, nudge.set)
@@ -246,3 +271,16 @@ def run_service(name: str, main: Callable[[asyncio.Event, asyncio.Event], Awaita
         limit.cancel()
     log.info("stopped")
     return 0
+
+
+def _unhandled(log: FilteringBoundLogger) -> Callable[[asyncio.AbstractEventLoop, dict[str, Any]], None]:
+    """For what asyncio itself comes upon, such as a machine that has no file descriptors left, which it then finds ever again."""
+    seldom = Seldom()
+
+    def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        kept_back = seldom.ask((context["message"], repr(error)), loop.time())
+        if kept_back is not None:
+            log.error("not foreseen", what=context["message"], kept_back=kept_back, exc_info=error)
+
+    return handle

@@ -64,11 +64,21 @@ def check_tls(tls: TlsSettings, side: Side, name: str | None, now: datetime) -> 
         faults.append(TlsFault("key", f"{str(tls.cert)!r} and {str(tls.key)!r}: {what}.", todo))
     if faults:
         return faults
-    return [*_check_certificate(tls.cert, side, name, now), *_check_list(tls)]
+    return [*check_certificate(tls.cert, side, name, now), *_check_list(tls)]
 
 
-def _check_certificate(path: Path, side: Side, name: str | None, now: datetime) -> Iterator[TlsFault]:
-    own = certificate_in(path)
+def check_certificate(path: Path, side: Side, name: str | None, now: datetime) -> Iterator[TlsFault]:
+    """What is wrong with a service's own. Raises OSError."""
+    try:
+        own = certificate_in(path)
+    except ValueError as error:
+        yield TlsFault(
+            "cert", f"{str(path)!r} cannot be used: {error}.", f"Have one made by `{issue_command(name, side)}`."
+        )
+        return
+    if own.starts > now:
+        todo = "Check this machine's clock; else have a new one made."
+        yield TlsFault("cert", f"{str(path)!r} is good from {moment(own.starts)} on only.", todo)
     if own.ends < now:
         todo = f"Have a new one made: `{issue_command(own.name, side)}`."
         yield TlsFault("cert", f"{str(path)!r} has expired on {moment(own.ends)}.", todo)
@@ -105,7 +115,9 @@ def own_context(tls: TlsSettings, side: Side) -> tuple[ssl.SSLContext, Certifica
     context = _context(ssl.PROTOCOL_TLS_SERVER if side is Side.HUB else ssl.PROTOCOL_TLS_CLIENT)
     context.load_verify_locations(tls.ca)
     context.load_cert_chain(tls.cert, tls.key, password=_no_password)
-    if side is Side.HUB:
+    if side is Side.OUTLET:
+        context.hostname_checks_common_name = False  # what a certificate is called is no host that it was made for
+    else:
         context.verify_mode = ssl.CERT_REQUIRED
         context.num_tickets = 0  # nobody comes back without its certificate being looked at again
     return context, certificate_in(tls.cert)

@@ -328,14 +328,24 @@ class Servers:
         if name in self.missing:
             raise MissingEngineError(self.missing[name])
         if name not in self._started:
-            folder = self.folder / name
-            folder.mkdir()
             try:
-                self._started[name] = _STARTERS[name](folder)
+                self._started[name] = self._start(name)
             except MissingEngineError as error:
                 self.missing[name] = str(error)
                 raise
         return self._started[name]
+
+    def _start(self, name: str) -> Server:
+        """In a new folder; a second time when it did not come up: MariaDB's installation was seen to crash on a busy machine."""
+        for last in (False, True):
+            folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.folder))
+            try:
+                return _STARTERS[name](folder)
+            except RuntimeError as error:
+                if last:
+                    raise
+                print(f"{name}: tried again after {str(error)[:2000]}")
+        raise AssertionError("unreachable")
 
     def versions(self) -> dict[str, str]:
         """Of the engines that were started."""

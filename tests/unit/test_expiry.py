@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 from services.cli.expiring import warning
 from services.kernel import expiry
 from services.kernel.tls import TlsSettings
+from services.kernel.wire.session import Side
 from tests.unit.certificates import Certificates
 
 FIGURE = "subak_certificate_expiry_timestamp_seconds"
@@ -34,7 +35,7 @@ def watched(tls: TlsSettings | None, *met: Callable[[], bool]) -> None:
     """Until each of these has come true, one after the other."""
 
     async def watching() -> None:
-        async with asyncio.timeout(LIMIT), expiry.watched(tls):
+        async with asyncio.timeout(LIMIT), expiry.watched(tls, Side.OUTLET):
             for one in met:
                 while not one():  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
@@ -43,7 +44,7 @@ def watched(tls: TlsSettings | None, *met: Callable[[], bool]) -> None:
 
 
 def test_it_is_told_at_the_start_and_every_day(ours: Certificates, monkeypatch: pytest.MonkeyPatch) -> None:
-    soon = ours.issue("ubud", lifetime=timedelta(days=29))
+    soon = ours.issue("ubud", lifetime=timedelta(days=29))._replace(crl=None)
     with capture_logs() as logs:
         watched(soon, lambda: figure() is not None, lambda: len(logs) > 0)
         assert len(logs) == 1
@@ -54,7 +55,7 @@ def test_it_is_told_at_the_start_and_every_day(ours: Certificates, monkeypatch: 
 
 
 def test_the_figure_follows_the_file(ours: Certificates) -> None:
-    tls = ours.issue("ubud", lifetime=timedelta(days=100))
+    tls = ours.issue("ubud", lifetime=timedelta(days=100))._replace(crl=None)
     figures: list[float] = []
 
     def renewed() -> bool:
@@ -67,6 +68,41 @@ def test_the_figure_follows_the_file(ours: Certificates) -> None:
         watched(tls, renewed)
     assert logs == []
     assert 99 < (max(figures) - min(set(figures) - {0})) / 86_400 < 101
+
+
+def test_files_that_cannot_be_used_are_a_figure_and_told_daily(
+    ours: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tls = ours.issue("ubud", lifetime=timedelta(days=100))
+    crl = tls.crl
+    assert crl is not None
+    good = crl.read_bytes()
+    monkeypatch.setattr(expiry, "WARNING_SECONDS", 0.1)
+
+    def usable() -> float | None:
+        return REGISTRY.get_sample_value("subak_certificate_files_usable")
+
+    def told() -> int:
+        return sum("still" in line["event"] and str(crl) in line["why"] for line in logs)
+
+    def break_it() -> bool:
+        crl.write_bytes(good[:100])
+        return True
+
+    def mend_it() -> bool:
+        crl.write_bytes(good)
+        return True
+
+    with capture_logs() as logs:
+        watched(
+            tls,
+            lambda: usable() == 1,
+            break_it,
+            lambda: usable() == 0,
+            lambda: told() >= 2,
+            mend_it,
+            lambda: usable() == 1,
+        )
 
 
 def test_without_tls_there_is_no_figure(ours: Certificates) -> None:

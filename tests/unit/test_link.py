@@ -15,7 +15,7 @@ from sqlalchemy.engine import make_url
 from structlog.testing import capture_logs
 
 from services.kernel import channel as channel_module
-from services.kernel import entrance, link, retry
+from services.kernel import link, retry
 from services.kernel.channel import INBOX_BYTES
 from services.kernel.entrance import serve
 from services.kernel.errors import PermanentError, ProtocolError, SubakError, TransientError
@@ -352,46 +352,6 @@ def test_a_peer_that_vanishes_is_noticed_at_both_ends(monkeypatch: pytest.Monkey
                 await waiting
             await until(lambda: ends == ["connection"])
             relaying.close()
-
-    talk(conversation)
-
-
-def test_too_many_strangers_are_closed_and_those_inside_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(entrance, "MAX_STRANGERS", 3)
-
-    async def conversation() -> None:
-        async with hub(welcoming) as address:
-            channel, _ = await dial(address, None, HELLO)
-            strangers = [await asyncio.open_connection(*address) for _ in range(6)]
-            ended = [asyncio.create_task(reader.read()) for reader, _ in strangers]
-            done, _ = await asyncio.wait(ended, timeout=0.3)
-            assert len(done) == 3
-            for _, writer in strangers:
-                writer.close()
-            await asyncio.wait(ended)
-            await channel.send(*batch(1, b"x"))
-            assert await channel.receive() == Stored("e1", 1)
-            await channel.close()
-            again, _ = await dial(address, None, HELLO)
-            await again.close()
-
-    talk(conversation)
-
-
-def test_one_address_does_not_shut_out_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(entrance, "MAX_STRANGERS_OF_ONE", 3)
-
-    async def conversation() -> None:
-        async with hub(welcoming) as address:
-            strangers = [await asyncio.open_connection(*address, local_addr=("127.0.0.2", 0)) for _ in range(6)]
-            ended = [asyncio.create_task(reader.read()) for reader, _ in strangers]
-            done, _ = await asyncio.wait(ended, timeout=0.3)
-            assert len(done) == 3
-            channel, _ = await dial(address, None, HELLO)
-            await channel.close()
-            for _, writer in strangers:
-                writer.close()
-            await asyncio.wait(ended)
 
     talk(conversation)
 
