@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import sqlite3
 import ssl
 import urllib.request
+from contextlib import closing
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -150,6 +152,20 @@ def test_revoked_while_connected_then_with_a_new_one_without_a_restart(shop: Sho
     shop.network.settle()
     assert shop.network.outlets["ubud"].count("SELECT COUNT(*) FROM product WHERE id = 2 AND price = 7") == 1
     assert [shop.network.processes[name].starts for name in shop.services("amed")] == [1, 1]
+
+
+def test_revoked_while_the_hubs_database_is_away(shop: Shop) -> None:
+    """Who is trusted no more is told so, and leaves, whatever the hub can store."""
+    shop.start()
+    shop.network.settle()
+    with closing(sqlite3.connect(str(shop.network.hub_url.database), isolation_level=None)) as lock:
+        lock.execute("BEGIN EXCLUSIVE")
+        subak(shop.environment, "pki", "revoke", "amed")
+        for service in shop.services("amed"):
+            shop.told(service, "amed", "was revoked on")
+        lock.execute("ROLLBACK")
+    shop.goes_on("ubud", "kuta")
+    wait_for("amed is offline", lambda: not _online(shop, "amed"), NOTICED_SECONDS)
 
 
 def test_expired_while_connected_and_renewed_before_that(shop: Shop) -> None:

@@ -182,6 +182,69 @@ def test_a_renewal_keeps_the_key_and_a_revocation_does_not(authority: Authority,
     assert read(out / "cert.pem").serial_number not in revoked(authority)
 
 
+def test_a_key_that_was_revoked_is_not_certified_again(authority: Authority, tmp_path: Path) -> None:
+    """Whoever made the certificate anew by removing it only would give the thief's key back its rights."""
+    folder = tmp_path / "ubud"
+    authority.issue("ubud", Side.OUTLET, folder, (), YEAR)
+    stolen = key_in(folder / "key.pem").public_key()
+    authority.revoke("ubud")
+    (folder / "cert.pem").unlink()
+    authority.issue("ubud", Side.OUTLET, folder, (), YEAR)
+    assert key_in(folder / "key.pem").public_key() != stolen
+
+
+def test_one_that_the_authority_does_not_remember_is_revoked_by_its_file(authority: Authority, tmp_path: Path) -> None:
+    """As after its folder was put back from a backup that is older."""
+    folder = tmp_path / "ubud"
+    authority.issue("ubud", Side.OUTLET, folder, (), YEAR)
+    (remembered,) = authority.issued.glob("*.pem")
+    remembered.unlink()
+    with pytest.raises(PermanentError, match="has issued no certificate to ubud"):
+        authority.revoke("ubud")
+    for name in ("kuta", "ubud"):
+        if name == "kuta":
+            with pytest.raises(PermanentError) as raised:
+                authority.revoke(name, folder / "cert.pem")
+            assert raised.value.code == "pki_unknown"
+        else:
+            assert [one.certificate.name for one in authority.revoke(name, folder / "cert.pem")] == ["ubud"]
+    assert authority.listed()[0].revoked_at is not None
+    foreign = Authority(tmp_path / "foreign")
+    foreign.init("Foreign", YEAR)
+    with pytest.raises(PermanentError, match="no certificate that this authority has issued"):
+        foreign.revoke("ubud", folder / "cert.pem")
+
+
+def test_a_file_that_is_no_certificate_is_named(authority: Authority, tmp_path: Path) -> None:
+    authority.issue("ubud", Side.OUTLET, tmp_path / "ubud", (), YEAR)
+    (authority.issued / "0a.pem").write_text("")
+    with pytest.raises(PermanentError, match=r"0a\.pem"):
+        authority.listed()
+
+
+def test_while_one_authority_follows_another_both_stay_trusted(authority: Authority, tmp_path: Path) -> None:
+    folder, other = tmp_path / "ubud", Authority(tmp_path / "next")
+    other.init("Next", YEAR)
+    authority.issue("ubud", Side.OUTLET, folder, (), YEAR)
+    both = authority.ca.read_bytes() + other.ca.read_bytes()
+    (folder / "ca.pem").write_bytes(both)
+    for renew in (False, True):
+        authority.issue("ubud", Side.OUTLET, folder, (), YEAR, renew)
+        assert (folder / "ca.pem").read_bytes() == both
+    (folder / "ca.pem").write_bytes(other.ca.read_bytes())
+    authority.issue("ubud", Side.OUTLET, folder, (), YEAR)
+    assert (folder / "ca.pem").read_bytes() == authority.ca.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "host", ["a,b", "ex..ample", "-", "*", ".a", "a.", "a" * 64, "a b", "", "*.example.com", "hub:7707"]
+)
+def test_what_is_no_host_is_refused(authority: Authority, tmp_path: Path, host: str) -> None:
+    with pytest.raises(PermanentError) as raised:
+        authority.issue("hub", Side.HUB, tmp_path / "hub", (host,), YEAR)
+    assert raised.value.code == "pki_host"
+
+
 def test_a_folder_of_somebody_else_is_not_written_to(authority: Authority, tmp_path: Path) -> None:
     out = tmp_path / "tls"
     authority.issue("ubud", Side.OUTLET, out, (), YEAR)

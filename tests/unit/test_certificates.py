@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -13,21 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.name import _ASN1Type
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID
 from sqlalchemy.engine import make_url
 from structlog.testing import capture_logs
 
 from services.kernel import link
-from services.kernel.certificates import described
-from services.kernel.credentials import Credentials, Followed
 from services.kernel.entrance import serve
 from services.kernel.errors import ProtocolError, SubakError, TransientError
 from services.kernel.link import Channel, RefusedError, dial, keep_linked
-from services.kernel.revocation import revoked
 from services.kernel.settings import Address, OutletSettings
 from services.kernel.telemetry import Health
 from services.kernel.tls import TlsSettings
@@ -401,75 +393,6 @@ def test_an_outlet_leaves_a_hub_whose_certificate_is_revoked_and_takes_its_new_o
     assert any(line.get("code") == "revoked" for line in talk(conversation))
 
 
-# ---- lists of revoked certificates
-
-
-def test_a_list_that_cannot_be_read_any_more_goes_on_counting_and_that_is_told_once(ours: Certificates) -> None:
-    mine = ours.issue("ubud")
-    ours.authority.revoke("ubud")
-    trusting = Credentials(ours.issue("hub", Side.HUB), Side.HUB)
-    with capture_logs() as logs:
-        trusting.load()
-        peer = Credentials(mine, Side.OUTLET).own()
-        for content in (None, b"", b"-----BEGIN X509 CRL-----\nhalf"):
-            ours.authority.crl.unlink(missing_ok=True)
-            if content is not None:
-                ours.authority.crl.write_bytes(content)
-            for _ in range(3):
-                distrusted = trusting.refusal(peer)
-                assert distrusted is not None and distrusted.code == "revoked"
-    told = [line for line in logs if line["log_level"] == "error"]
-    assert len(told) == 3
-    assert all("goes on counting" in line["event"] for line in told)
-
-
-def test_a_file_that_could_not_be_opened_once_is_read_again(ours: Certificates) -> None:
-    """Out of descriptors, say, at the very moment of a revocation."""
-    calls = []
-
-    def read() -> str:
-        calls.append(1)
-        if len(calls) == 2:
-            raise OSError(errno.EMFILE, "Too many open files")
-        return f"read {len(calls)}"
-
-    followed = Followed((ours.authority.ca,), read)
-    assert followed.value() == "read 1"
-    ours.authority.ca.touch()
-    with capture_logs():
-        assert [followed.value() for _ in range(3)] == ["read 1", "read 3", "read 3"]
-
-
-def test_a_list_that_is_cut_off_is_no_list(ours: Certificates, foreign: Authority, tmp_path: Path) -> None:
-    mine, other = ours.issue("ubud"), foreign.issue("kuta")
-    ours.authority.revoke("ubud")
-    both, lists = tmp_path / "both.pem", tmp_path / "both.crl"
-    both.write_bytes(mine.ca.read_bytes() + other.ca.read_bytes())
-    lists.write_bytes(foreign.revoke(other).read_bytes() + ours.authority.crl.read_bytes()[:-40])
-    with pytest.raises(ValueError, match="cut off"):
-        revoked(lists, both)
-
-
-def test_a_revoked_one_is_found_however_its_authoritys_name_is_written(tmp_path: Path) -> None:
-    """PrintableString in the list, UTF8String in the certificate: one name."""
-    spelled = [
-        x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Warung", kind)])
-        for kind in (_ASN1Type.PrintableString, _ASN1Type.UTF8String)
-    ]
-    assert spelled[0].public_bytes() != spelled[1].public_bytes()
-    key, now, day = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC), timedelta(days=1)
-    begun = (
-        x509.CertificateBuilder().public_key(key.public_key()).not_valid_before(now - day).not_valid_after(now + day)
-    )
-    ca = begun.serial_number(1).subject_name(spelled[0]).issuer_name(spelled[0]).sign(key, hashes.SHA256())
-    leaf = begun.serial_number(7).subject_name(spelled[1]).issuer_name(spelled[1]).sign(key, hashes.SHA256())
-    entry = x509.RevokedCertificateBuilder().serial_number(7).revocation_date(now).build()
-    list_ = x509.CertificateRevocationListBuilder().issuer_name(spelled[0]).last_update(now).next_update(now + day)
-    for file, made in (("ca", ca), ("crl", list_.add_revoked_certificate(entry).sign(key, hashes.SHA256()))):
-        (tmp_path / file).write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    assert revoked(tmp_path / "crl", tmp_path / "ca").at(described(leaf)) is not None
-
-
 def test_an_authority_that_is_trusted_no_more_ends_the_connections_of_its_time(
     ours: Certificates, foreign: Authority, tmp_path: Path
 ) -> None:
@@ -489,32 +412,3 @@ def test_an_authority_that_is_trusted_no_more_ends_the_connections_of_its_time(
             assert error.value.code == "authority"
 
     talk(conversation)
-
-
-def test_an_overdue_list_counts_as_it_stands_and_is_told(foreign: Authority) -> None:
-    bad, good = foreign.issue("ubud"), foreign.issue("kuta")
-    overdue = foreign.revoke(bad, due=timedelta(days=-1))
-    trusting = Credentials(foreign.issue("hub")._replace(crl=overdue), Side.HUB)
-    with capture_logs() as logs:
-        assert trusting.refusal(Credentials(bad, Side.OUTLET).own()) is not None
-        assert trusting.refusal(Credentials(good, Side.OUTLET).own()) is None
-    assert ["overdue" in line["event"] for line in logs if line["log_level"] == "warning"] == [True]
-
-
-def test_a_list_of_several_authorities(ours: Certificates, foreign: Authority, tmp_path: Path) -> None:
-    mine, other = ours.issue("ubud"), foreign.issue("kuta")
-    ours.authority.revoke("ubud")
-    both, lists = tmp_path / "both.pem", tmp_path / "both.crl"
-    both.write_bytes(mine.ca.read_bytes() + other.ca.read_bytes())
-    lists.write_bytes(ours.authority.crl.read_bytes() + foreign.revoke(other).read_bytes())
-    trusting = Credentials(ours.issue("hub", Side.HUB)._replace(ca=both, crl=lists), Side.HUB)
-    for tls in (mine, other):
-        assert trusting.refusal(Credentials(tls, Side.OUTLET).own()) is not None
-    assert trusting.refusal(Credentials(foreign.issue("amed"), Side.OUTLET).own()) is None
-
-
-def test_files_that_were_never_good_are_told(ours: Certificates) -> None:
-    mine = ours.issue("ubud")
-    mine.key.write_text("no key")
-    with pytest.raises(TransientError, match="cannot be used"):
-        Credentials(mine, Side.OUTLET).context()

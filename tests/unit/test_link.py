@@ -564,3 +564,23 @@ def test_the_pauses() -> None:
     assert broken.after_failure() == 0
     refused = retry.Pauses(lambda: 0.0)
     assert [refused.after_refusal() for _ in range(5)] == [10, 20, 40, 60, 60]
+
+
+@pytest.mark.parametrize("side", Side)
+def test_a_name_that_is_not_this_machine_after_all_gets_no_plain_text(
+    side: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`localhost` is what the files of a machine say that it is."""
+
+    async def conversation() -> None:
+        if side is Side.HUB:
+            with pytest.raises(PermanentError) as error:
+                await serve(Address("0.0.0.0", 0), None, welcoming)
+            assert error.value.code == "listen" and "SUBAK_TLS is off" in error.value.what
+            return
+        async with hub(welcoming) as address:
+            monkeypatch.setattr(link, "is_loopback", lambda host: False)
+            with pytest.raises(TransientError, match="SUBAK_TLS is off"):
+                await dial(address, None, HELLO)
+
+    talk(conversation)

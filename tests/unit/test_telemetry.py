@@ -10,6 +10,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -20,8 +21,9 @@ import sqlalchemy
 import structlog
 
 from services.kernel.errors import PermanentError
+from services.kernel.seldom import BURST
 from services.kernel.settings import Address
-from services.kernel.telemetry import Health, configure_logging, logger, serve_metrics
+from services.kernel.telemetry import MAX_REQUESTS, Health, configure_logging, logger, serve_metrics
 
 Lines = Callable[[], list[dict[str, object]]]
 
@@ -129,6 +131,31 @@ def test_health_and_figures_over_http() -> None:
     assert serve_metrics(None, health, "hub") is None
 
 
+def test_who_sends_a_byte_now_and_then_takes_nobodys_place() -> None:
+    """Each such connection costs a thread and a file descriptor: there is an end to them, and whoever asks in earnest is answered."""
+    health = Health()
+    health.ready = True
+    server = serve_metrics(Address("127.0.0.1", 0), health, "hub")
+    assert server is not None
+    threads = threading.active_count()
+    drips = []
+    try:
+        for _ in range(3 * MAX_REQUESTS):
+            drip = socket.create_connection(server.server_address[:2], 5)
+            drip.sendall(b"GET / HTTP/1.1\r\nX: ")
+            drips.append(drip)
+        for _ in range(3):
+            assert get(server.server_port, "/readyz")[0] == 200
+        assert threading.active_count() <= threads + MAX_REQUESTS + 1
+        drips[0].settimeout(5)
+        assert drips[0].recv(1) == b"", "the oldest has been ended"
+    finally:
+        for drip in drips:
+            drip.close()
+        server.shutdown()
+        server.server_close()
+
+
 def test_ipv6_is_an_address_too() -> None:
     try:
         socket.create_server(("::1", 0), family=socket.AF_INET6).close()
@@ -167,6 +194,12 @@ async def wrong(stop, nudge):
 async def fault(stop, nudge):
     raise ZeroDivisionError
 
+async def accepting(stop, nudge):
+    for _ in range(20):
+        asyncio.get_running_loop().call_exception_handler(
+            {"message": "socket.accept() out of system resource", "exception": OSError(24, "Too many open files")}
+        )
+
 sys.exit(telemetry.run_service("hub", globals()[sys.argv[1]]))
 """
 
@@ -175,6 +208,12 @@ def started(what: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", PROGRAM, what], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
+
+
+def test_what_asyncio_comes_upon_is_a_line_of_json_and_not_one_for_each_time() -> None:
+    _, errors = started("accepting").communicate(timeout=20)
+    told = [line for line in map(json.loads, errors.splitlines()) if line["event"] == "not foreseen"]
+    assert len(told) == BURST and all("accept" in line["what"] for line in told)
 
 
 def test_a_service_hears_sighup_and_ends_with_0_on_sigterm() -> None:
