@@ -23,6 +23,7 @@ SHOP = "docker compose --profile shop up -d --wait"
 OBSERVE = "docker compose --profile observability up -d --wait"
 GRAFANAS_PASSWORD = "docker compose exec grafana cat /admin/grafana"
 BEGIN_ANEW = "docker compose rm --stop --force hub-db"
+REMOVE_VOLUME = "docker volume rm subak_hub-db-data"
 RESTART_HUB = "docker compose restart hub"
 FOLDER = "docker compose run --rm -T cli outlet add kuta --engine mysql --hub hub.example.com:7707 --write - | tar -x"
 DOWN = "docker compose --profile '*' down"
@@ -31,7 +32,7 @@ REMOVE = "docker compose run --rm cli outlet remove NAME"
 
 TYPED = {
     BEGIN_ANEW: "",
-    "docker volume rm subak_hub-db-data": "subak_hub-db-data",
+    REMOVE_VOLUME: "_hub-db-data",
     START: "",
     UPGRADE: "",
     RESTART_HUB: "",
@@ -135,6 +136,8 @@ def test_a_newcomer_types_it_from_top_to_bottom(newcomer: Newcomer, note: Note) 
             files = "-f docker-compose.yml -f deploy/ports.yml"
             newcomer.types(f"{START.replace('compose', f'compose {files}')} surabaya-db")
             line = command.replace("compose", f"compose {files}")
+        if command == REMOVE_VOLUME:
+            line = command.replace("subak_", f"{stack.project}_")
         if command == START:
             newcomer.types("docker compose up -d --wait", limit=HEALTHY_SECONDS)
             assert newcomer.types("docker compose ps hub --format '{{.Health}}'").strip() == "healthy"
