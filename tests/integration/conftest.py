@@ -1,7 +1,7 @@
 """The stack of docker-compose.yml, brought up once for all tests here: `make stack-test`.
 
 - `stack`: a `tests.stack.compose.Stack` that is up, with the outlets surabaya and makassar, and those on SQL Server where its image is
-  local. Each test leaves it at rest. When one fails, what the containers said last is in its report.
+  local and ACCEPT_EULA=Y. Each test leaves it at rest. When one fails, what the containers said last is in its report.
 - `note("...")`: a figure that is told at the end of the run, also when all is well.
 
 Where no Docker engine answers, everything here is skipped; under CI=true it fails.
@@ -59,10 +59,12 @@ def stack(
     profiles = ["surabaya", "makassar"]
     configuration = Stack(["jakarta"]).configuration()
     sql_server = configuration["services"]["jakarta-db"]["image"]
-    if _said("docker", "image", "inspect", "--format", "{{.Id}}", sql_server):
-        profiles += ["jakarta", "denpasar"]
-    else:
+    if os.environ.get("ACCEPT_EULA") != "Y":
+        note("SQL Server: NOT EXERCISED, ACCEPT_EULA=Y does not accept its licence")
+    elif not _said("docker", "image", "inspect", "--format", "{{.Id}}", sql_server):
         note(f"SQL Server: NOT EXERCISED, its image {sql_server} is not local")
+    else:
+        profiles += ["jakarta", "denpasar"]
     stack = Stack(profiles)
     pytestconfig.stash[_stack] = stack
     note(f"Docker engine {engine}, project {stack.project}, outlets {', '.join(profiles)}")
