@@ -38,7 +38,7 @@ TYPED = {
     RESTART_HUB: "",
     "docker compose run --rm cli status": "surabaya",
     "docker compose --profile test run --rm test": " passed",
-    "docker compose run --rm cli outlet add kuta --engine mysql": "deploy/outlet/compose.yml",
+    "docker compose run --rm cli outlet add kuta --engine mysql": "--write FOLDER",
     "docker compose run --rm cli pki list": "makassar",
     FOLDER: "",
     SHOP: "",
