@@ -42,7 +42,7 @@ check: setup  ## style, types, layering, SQL
 
 unit: setup  ## the tests that need no server, in under a minute
 	@bash tests/engines.sh unixodbc
-	@$(BIN)/pytest tests/unit
+	@$(BIN)/pytest --numprocesses $(WORKERS) tests/unit
 
 test: setup  ## everything, on real databases (WORKERS=3: processes at a time, each with servers of its own)
 	@bash tests/engines.sh
