@@ -190,7 +190,7 @@ class Killer:
         self._network.start()
 
 
-@pytest.mark.timeout(640)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     ("hub", "outlets"),
     [
@@ -220,7 +220,7 @@ def test_killed_hundreds_of_times_nothing_is_lost_and_nothing_happens_twice(
         for till in tills:
             till.join()
     killer.end()
-    network.settle(90)
+    network.settle(240)  # what tills write while all is killed, on a slow machine, is much
     print(f"kills: {dict(killer.hits)}")
 
     assert [till.error for till in tills if till.error] == []
