@@ -25,7 +25,7 @@ class Revoked(NamedTuple):
     renewed_by: datetime | None
     """When the authority will have made a new list by its own word; a list past that counts all the same. None: it does not say."""
     numbers: dict[x509.Name, int]
-    """By issuer, the number of its list, where it has one: the greater was made later."""
+    """By issuer, the number of its list, the greatest of several, where it has one: the greater was made later."""
 
     def at(self, certificate: Certificate) -> datetime | None:
         """Since when it is revoked; None: it is not."""
@@ -53,15 +53,16 @@ def revoked(path: Path, ca: Path, before: Revoked = NOTHING) -> Revoked:
         found = x509.load_pem_x509_crl(pem)
         if not any(found.issuer == one.subject and _signed(found, one.public_key()) for one in authorities):
             raise ValueError(f"it is not signed by the authority in {str(ca)!r}")
-        numbers[found.issuer] = _number(found)
-        if numbers[found.issuer] < before.numbers.get(found.issuer, 0):
-            raise ValueError(
-                f"number {numbers[found.issuer]} of the list is older than number {before.numbers[found.issuer]}, which was there before;"
-                " if it is meant to count, restart the service"
-            )
+        numbers[found.issuer] = max(_number(found), numbers.get(found.issuer, 0))
         since |= {(found.issuer, entry.serial_number): entry.revocation_date_utc for entry in found}
         if found.next_update_utc is not None:
             renewals.append(found.next_update_utc)
+    for issuer, number in numbers.items():
+        if number < before.numbers.get(issuer, 0):
+            raise ValueError(
+                f"number {number} of the list is older than number {before.numbers[issuer]}, which was there before; if it is meant to"
+                " count, restart the service"
+            )
     for issuer in before.numbers.keys() - numbers.keys():
         if any(issuer == one.subject for one in authorities):
             raise ValueError(f"the list of {issuer.rfc4514_string()}, which is still trusted, is not in it any more")

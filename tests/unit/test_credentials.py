@@ -158,6 +158,22 @@ def test_an_older_list_does_not_count(ours: Certificates) -> None:
     assert trusting.refusal(Credentials(mine, Side.OUTLET).own()) is None
 
 
+def test_two_lists_of_one_authority_in_a_file_stay_good_however_often_they_are_read(
+    ours: Certificates, tmp_path: Path
+) -> None:
+    """As where somebody appends each new one."""
+    mine, lists = ours.issue("ubud"), tmp_path / "lists.crl"
+    first = ours.authority.crl.read_bytes()
+    ours.authority.revoke("ubud")
+    second = ours.authority.crl.read_bytes()
+    for content in (first + second, second + first):
+        put(lists, content)
+        trusting = Credentials(ours.issue("hub", Side.HUB)._replace(crl=lists), Side.HUB)
+        for _ in range(2):
+            put(lists, content)
+            assert trusting.refusal(Credentials(mine, Side.OUTLET).own()) is not None and trusting.usable
+
+
 def test_a_list_that_is_gone_goes_on_counting_for_as_long_as_its_authority_is_trusted(
     ours: Certificates, foreign: Authority, tmp_path: Path
 ) -> None:
