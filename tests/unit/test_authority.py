@@ -5,7 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import stat
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from services.cli.__main__ import main
 from services.kernel import pem_files
 from services.kernel.authority import Authority
 from services.kernel.errors import PermanentError
@@ -20,7 +22,7 @@ from services.kernel.issuing import hosts_of
 from services.kernel.pem_files import key_in
 from services.kernel.tls import TlsSettings, check_tls
 from services.kernel.wire.session import Side
-from tests.stack.command import parsed, subak
+from tests.stack.command import parsed
 from tests.stack.network import wait_for
 
 YEAR = timedelta(days=365)
@@ -402,28 +404,44 @@ def test_an_authority_that_has_expired_signs_nothing(tmp_path: Path) -> None:
 # ---- the command
 
 
-def test_the_command(tmp_path: Path) -> None:
-    here = {"SUBAK_PKI": str(tmp_path / "pki")}
-    assert "pki init" not in subak(here, "pki", "init")
-    assert "there already" in subak(here, "pki", "init")
+@pytest.fixture
+def typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """`subak ...` with its exit code, as typed, but within this process: a new one takes a second each time."""
+    monkeypatch.setenv("SUBAK_PKI", str(tmp_path / "pki"))
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments: str, code: int = 0) -> str:
+        monkeypatch.setattr(sys, "argv", ["subak", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            sys.exit(main())
+        shown = capsys.readouterr()
+        assert ended.value.code == code, (arguments, shown)
+        return shown.out
+
+    return run
+
+
+def test_the_command(tmp_path: Path, typed: Callable[..., str]) -> None:
+    assert "pki init" not in typed("pki", "init")
+    assert "there already" in typed("pki", "init")
     out = str(tmp_path / "tls")
-    assert "is made" in subak(here, "pki", "issue", "ubud", "--out", out)
-    assert "there already" in subak(here, "pki", "issue", "ubud", "--out", out)
-    subak(here, "pki", "issue", "hub", "--hub", "--host", "hub.example.com", "--host", "10.0.0.7")
+    assert "is made" in typed("pki", "issue", "ubud", "--out", out)
+    assert "there already" in typed("pki", "issue", "ubud", "--out", out)
+    typed("pki", "issue", "hub", "--hub", "--host", "hub.example.com", "--host", "10.0.0.7")
     assert (tmp_path / "pki" / "private" / "hub" / "key.pem").exists()
     for wrong in (["hub"], ["a b"], ["_hub"], [".."], ["kuta", "--host", "x"], ["kuta", "--days", "0"]):
-        subak(here, "pki", "issue", *wrong, code=2)
-    assert "revoked" in subak(here, "pki", "revoke", "ubud")
-    assert "revoked already" in subak(here, "pki", "revoke", "ubud")
-    subak(here, "pki", "revoke", "nobody", code=2)
-    listed = parsed(subak(here, "pki", "list", "--json"))
+        typed("pki", "issue", *wrong, code=2)
+    assert "revoked" in typed("pki", "revoke", "ubud")
+    assert "revoked already" in typed("pki", "revoke", "ubud")
+    typed("pki", "revoke", "nobody", code=2)
+    listed = parsed(typed("pki", "list", "--json"))
     assert [(it["name"], it["for"], it["state"]) for it in listed] == [
         ("hub", "hub", "valid"),
         ("ubud", "outlet", "revoked"),
     ]
-    assert "revoked on" in subak(here, "pki", "list")
-    assert "The authority itself ends" not in subak(here, "pki", "list")
-    subak({}, "pki", "list", "--dir", str(tmp_path / "nowhere"), code=2)
-    short = {"SUBAK_PKI": str(tmp_path / "short")}
-    subak(short, "pki", "init", "--days", "90")
-    assert "The authority itself ends" in subak(short, "pki", "issue", "ubud")
+    assert "revoked on" in typed("pki", "list")
+    assert "The authority itself ends" not in typed("pki", "list")
+    typed("pki", "list", "--dir", str(tmp_path / "nowhere"), code=2)
+    short = ("--dir", str(tmp_path / "short"))
+    typed("pki", "init", "--days", "90", *short)
+    assert "The authority itself ends" in typed("pki", "issue", "ubud", *short)
