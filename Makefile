@@ -49,6 +49,8 @@ test: setup  ## everything, on real databases (WORKERS=3: processes at a time, e
 	@$(BIN)/pytest --numprocesses $(WORKERS) --dist worksteal tests
 
 stack-test: setup  ## docker-compose.yml brought up for real, with faults under load (a Docker engine, or root on Debian)
+	@bash tests/engines.sh unixodbc
+	@[ '$(ACCEPT_EULA)' != Y ] || $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement deploy/locks/microsoft.txt
 	@bash tests/stack/docker/engine.sh run $(BIN)/pytest --durations 5 tests/integration
 
 chaos: setup  ## faults by seed for SECONDS=600, SEED=n to repeat (ENGINES=sqlite,mariadb: only these)

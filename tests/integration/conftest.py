@@ -15,8 +15,10 @@ import subprocess
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
+import pyodbc
 import pytest
 
+from services.kernel.dialects.mssql.driver import installed
 from tests.stack.compose import Stack
 
 TEST_SECONDS = 1500
@@ -64,6 +66,10 @@ def stack(
     elif not _said("docker", "image", "inspect", "--format", "{{.Id}}", sql_server):
         note(f"SQL Server: NOT EXERCISED, its image {sql_server} is not local")
     else:
+        if not (pyodbc.drivers() or Path(installed()).exists()):
+            pytest.fail(
+                "this machine has no ODBC driver for SQL Server: ACCEPT_EULA=Y make stack-test installs Microsoft's"
+            )
         profiles += ["jakarta", "denpasar"]
     stack = Stack(profiles)
     pytestconfig.stash[_stack] = stack

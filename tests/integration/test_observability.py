@@ -26,10 +26,8 @@ def test_it_sees_every_service_and_every_alert_is_in_order(stack: Stack, note: N
         wait_for(
             f"{wanted} targets to be up", lambda: len(prometheus.query("up == 1")) == wanted, FOUND_SECONDS, pause=1.0
         )
-        for here in stack.outlets.values():
-            here.execute(
-                f"INSERT INTO customers (id, name, points) VALUES ({930_000_000 + len(here.name)}, 'Nyoman', 0)"
-            )
+        for key, here in enumerate(stack.outlets.values(), 930_000_000):
+            here.execute(f"INSERT INTO customers (id, name, points) VALUES ({key}, 'Nyoman', 0)")
         wait_for(
             "each outlet's changes to be counted",
             lambda: {row["metric"]["outlet"] for row in prometheus.query(f"{CAPTURED} > 0")} == {*stack.profiles},
