@@ -66,7 +66,7 @@ def stack(
     elif not _said("docker", "image", "inspect", "--format", "{{.Id}}", sql_server):
         note(f"SQL Server: NOT EXERCISED, its image {sql_server} is not local")
     else:
-        if not (pyodbc.drivers() or Path(installed()).exists()):
+        if installed() not in pyodbc.drivers() and not Path(installed()).exists():
             pytest.fail(
                 "this machine has no ODBC driver for SQL Server: ACCEPT_EULA=Y make stack-test installs Microsoft's"
             )
