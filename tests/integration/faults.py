@@ -8,11 +8,16 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
+
 from tests.stack.compose import Stack
 from tests.stack.network import wait_for
 
 PAUSED_SECONDS = 11.0
 """Longer than a health check's interval, shorter than a peer that says nothing is waited for."""
+
+PAUSING_SECONDS = 60.0
+"""As long as a database may wait for a slow disk without a break."""
 
 CUT_SECONDS = 4.0
 RESTARTED_SECONDS = 60.0
@@ -42,7 +47,11 @@ def crashed(stack: Stack, service: str) -> None:
 def paused(stack: Stack, service: str) -> None:
     """It is there, and says nothing: nor do its connections end."""
     container = stack.container(service)
-    stack.docker("pause", container)
+    # With version 1 of control groups, a process that waits for its disk can't be frozen; runc gives up after some milliseconds, and thaws all.
+    unfrozen = retry_if_exception(lambda error: "unable to freeze" in str(error))
+    Retrying(stop=stop_after_delay(PAUSING_SECONDS), wait=wait_fixed(0.05), retry=unfrozen, reraise=True)(
+        stack.docker, "pause", container
+    )
     try:
         time.sleep(PAUSED_SECONDS)  # what is done is that nothing happens for so long
     finally:
