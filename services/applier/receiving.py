@@ -138,7 +138,8 @@ class Receiver:
             while not deliveries.empty():
                 deliveries.get_nowait()
             deliveries.put_nowait(None)
-            await asyncio.wait({reader, worker})
+            # Cancelled again, because that takes too long: nobody is left whom the worker could tell.
+            await asyncio.gather(reader, worker, return_exceptions=True)
         for task in (worker, reader):
             if not task.cancelled():
                 task.result()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import threading
 from typing import Any, ClassVar, cast
 
 from services.applier.applying import Applier
@@ -11,7 +13,7 @@ from services.applier.recording import Outcome
 from services.applier.standing import Standing
 from services.kernel.catalogue import Catalogue
 from services.kernel.change import GENESIS
-from services.kernel.errors import PermanentError
+from services.kernel.errors import PermanentError, TransientError
 from services.kernel.link import Channel
 from services.kernel.telemetry import Health
 from services.kernel.wire.messages import Delivery, Executed, Part, Welcome
@@ -113,3 +115,41 @@ def test_told_to_stop_it_finishes_what_it_is_at_and_begins_nothing_more() -> Non
     receiver = Receiver(cast(Applier, database), "bali", "process", database.standing, Health(link="up"))
     asyncio.run(conversation())
     assert database.committed == line.executed == [1]
+
+
+def test_a_turn_that_is_cut_short_leaves_no_error_behind_that_nobody_asks_for() -> None:
+    """The database hangs longer than a turn is waited for: what it says in the end is nobody's any more."""
+    answers, asked = threading.Event(), threading.Event()
+
+    class Hanging(Database):
+        def apply_together(self, _deliveries: list[tuple[Delivery, bytes]], attempt: int = 1) -> list[Outcome]:
+            asked.set()
+            assert answers.wait(LIMIT)
+            raise TransientError("connection", "The database is away.", "")
+
+        def apply(self, delivery: Delivery, _body: bytes, attempt: int = 1) -> Outcome:
+            self.apply_together([])
+            raise AssertionError
+
+    async def conversation() -> list[str]:
+        unheard: list[str] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _loop, context: unheard.append(context["message"]))
+        line = Line()
+        database = Hanging(line)
+        receiver = Receiver(cast(Applier, database), "bali", "process", database.standing, Health(link="up"))
+        running = asyncio.create_task(receiver.run(cast(Channel, line), Welcome("besakih", 0, GENESIS, [])))
+        async with asyncio.timeout(LIMIT):
+            await asyncio.to_thread(asked.wait, LIMIT)
+            receiver.stop()
+            for _ in range(2):  # the link is given up, and then the turn
+                running.cancel()
+                await asyncio.sleep(0)
+            await asyncio.gather(running, return_exceptions=True)
+            answers.set()
+            await asyncio.get_running_loop().shutdown_default_executor()
+            for _ in range(3):  # the thread's answer finds its way to whoever waits for it
+                await asyncio.sleep(0)
+            gc.collect()
+        return unheard
+
+    assert asyncio.run(conversation()) == []
