@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections import Counter
 from collections.abc import Mapping
 from types import TracebackType
 
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError
 
 from tests.stack.workload import Writer, totals
 
@@ -19,8 +20,17 @@ AWAY = frozenset((1053, 1927, 2003, 2006, 2013))
 """What MySQL, MariaDB and their driver call a server that is shutting down, or a connection that is not there or has ended."""
 
 
-def is_away(error: OperationalError) -> bool:
-    return error.connection_invalidated or bool(error.orig and error.orig.args and error.orig.args[0] in AWAY)
+SQL_SERVER_AWAY = re.compile(
+    r"\((904|922|4060|6005|17142|18401)\)|the database system is (starting up|shutting down|in recovery)"
+)
+"""SQL Server's numbers for one that is shutting down, or has not come up whole; and in words, what stands in for it."""
+
+
+def is_away(error: DBAPIError) -> bool:
+    if error.connection_invalidated:
+        return True
+    said = error.orig.args if error.orig else ()
+    return bool((said and said[0] in AWAY) or SQL_SERVER_AWAY.search(str(said)))
 
 
 class Tills:
@@ -65,7 +75,7 @@ class Tills:
                     count += 1
                     if count % 25 == 0:
                         writer.refresh()
-                except OperationalError as error:
+                except DBAPIError as error:
                     if not (self._patient and is_away(error)):
                         raise
                     self.away[name] += 1
