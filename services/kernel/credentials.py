@@ -157,7 +157,14 @@ class Credentials:
             name = self._own.last[1].name if self.side is Side.OUTLET else None
             for fault in check_certificate(self._tls.cert, self.side, name, self._now()):
                 raise ValueError(fault.what.rstrip("."))
-        return own_context(self._tls, self.side)
+        found = own_context(self._tls, self.side)
+        if self._tls.key.stat().st_mode & stat.S_IROTH:
+            log.warning(
+                "the key can be read by every user of this machine, who may then pass for this service",
+                file=str(self._tls.key),
+                todo="Let this service's user only read it: chmod 600.",
+            )
+        return found
 
     def _read_list(self) -> Revoked:
         assert self._revoked is not None and self._tls.crl is not None

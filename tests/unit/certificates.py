@@ -79,6 +79,7 @@ class Authority:
         signed = certificate.sign(self._key, hashes.SHA256())
         tls = TlsSettings(self._ca, self._folder / f"{name}.pem", self._folder / f"{name}.key")
         tls.cert.write_bytes(signed.public_bytes(serialization.Encoding.PEM))
+        tls.key.touch(0o600)
         tls.key.write_bytes(
             key.private_bytes(
                 serialization.Encoding.PEM,

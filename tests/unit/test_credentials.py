@@ -122,6 +122,17 @@ def test_a_list_of_several_authorities(ours: Certificates, foreign: Authority, t
     assert trusting.refusal(Credentials(foreign.issue("amed"), Side.OUTLET).own()) is None
 
 
+def test_a_key_that_everybody_may_read_is_told_whenever_it_is_read(ours: Certificates) -> None:
+    mine = ours.issue("ubud")
+    for mode, told in ((0o600, 0), (0o640, 0), (0o644, 1)):
+        mine.key.chmod(mode)
+        with capture_logs() as logs:
+            trusting = Credentials(mine, Side.OUTLET)
+            trusting.load()
+            trusting.own()
+        assert [line["file"] for line in logs if line["log_level"] == "warning"] == [str(mine.key)] * told, oct(mode)
+
+
 def test_files_that_were_never_good_are_told(ours: Certificates) -> None:
     mine = ours.issue("ubud")
     mine.key.write_text("no key")
