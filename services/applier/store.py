@@ -73,7 +73,7 @@ class Store:
         self._lock(parents, share=True)
         self._read_versions(changed)
         self._read_awaited(changed)
-        self._read_childless(changes)
+        self._read_going(changes)
         self._read_merged(changed)
 
     def _table(self, name: str) -> Table:
@@ -175,10 +175,12 @@ class Store:
                     stamp = Stamp(found.Stamp, found.Origin)
                     self._awaited[known][stamp] = Awaited(found.Code, found.State == "waiting")
 
-    def _read_childless(self, changes: Sequence[Parsed]) -> None:
-        """Of the rows that go, those that nothing refers to: found in bulk, so that only the others are looked at singly."""
+    def _read_going(self, changes: Sequence[Parsed]) -> None:
+        """Of the rows that go: how they stand here, and which of them nothing refers to. In bulk, so that only the others are looked at
+        singly."""
         going = {parsed.row for parsed in changes if parsed.after is None and self._exists[parsed.row]}
         for table, chunk in self._by_table(going):
+            self._read_images(table, chunk)
             children = list(self._catalogue.children(table))
             parents: set[str] = set()
             if children:
