@@ -6,6 +6,7 @@ Service names are those of the compose file: `hub`, `hub-db`, and per outlet `X-
 from __future__ import annotations
 
 import json
+import math
 import os
 import secrets
 import subprocess
@@ -172,18 +173,22 @@ class Stack:
         return {what: count for what, count in found.items() if what.rpartition(" ")[2] in self.outlets}
 
     def settle(self, limit: float = HEALTHY_SECONDS) -> float:
-        """Waits until nothing is under way; the seconds that it took. The application must be quiet."""
-        began, before = time.monotonic(), -1
+        """Waits until nothing is under way; the seconds that it took. The application must be quiet. `limit`: of the seconds in which
+        nothing gets less."""
+        began = moved = time.monotonic()
+        before, least = -1, math.inf
         while True:
-            last, found = -1, "no answer"
+            last, found = -1, {"no answer": 1}
             with suppress(DBAPIError):  # of a database that is just coming up
-                last, found = self.at_hub("SELECT MAX(Sequence) FROM subak_batch"), str(self.waiting() or "")
+                last, found = self.at_hub("SELECT MAX(Sequence) FROM subak_batch"), self.waiting()
             # Applying may make new changes, and exporting makes deliveries: nothing may have moved since the last look.
             if not found and last == before:
                 return time.monotonic() - began
             before = -1 if found else last
-            if time.monotonic() - began > limit:
-                raise UnsettledError(f"not at rest after {limit:.0f} s: {found}; {self.states()}")
+            if last >= 0 and sum(found.values()) < least:
+                least, moved = sum(found.values()), time.monotonic()
+            if time.monotonic() - moved > limit:
+                raise UnsettledError(f"not at rest, and nothing got less for {limit:.0f} s: {found}; {self.states()}")
             time.sleep(0.2)
 
     # ---- its containers

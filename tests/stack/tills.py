@@ -20,9 +20,7 @@ AWAY = frozenset((1053, 1927, 2003, 2006, 2013))
 """What MySQL, MariaDB and their driver call a server that is shutting down, or a connection that is not there or has ended."""
 
 
-SQL_SERVER_AWAY = re.compile(
-    r"\((904|922|4060|6005|17142|18401)\)|the database system is (starting up|shutting down|in recovery)"
-)
+SQL_SERVER_AWAY = re.compile(r"\((904|922|4060|6005|17142|18401)\)|the database system is ")
 """SQL Server's numbers for one that is shutting down, or has not come up whole; and in words, what stands in for it."""
 
 
