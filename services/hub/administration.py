@@ -86,12 +86,12 @@ def ignored(engine: Engine) -> list[tuple[str, str]]:
 def pause(engine: Engine) -> None:
     """Batches are stored, and delivered to nobody, until `resume`."""
     with engine.begin() as connection:
-        state.set_paused(connection, True)
+        state.set_paused(connection, True, _now())
 
 
 def resume(engine: Engine) -> None:
     with engine.begin() as connection:
-        state.set_paused(connection, False)
+        state.set_paused(connection, False, _now())
 
 
 def hub_state(engine: Engine) -> HubState:

@@ -43,12 +43,14 @@ class Backlog:
     bytes: int = 0
     seconds: float = 0.0
     """Since the oldest was stored, or the outlet was added; 0: none waits."""
+    absent: float = 0.0
+    """What of that counts as its absence: nothing before the last pause ended, and nothing while one lasts, when nobody is sent anything."""
 
     def ratio(self, limits: Limits | None) -> float:
         """Which part of its limit is used up, of the one that is nearer; 1: all of it. 0 when there is no limit."""
         if limits is None:
             return 0.0
-        return max(self.seconds / limits.seconds, self.bytes / limits.bytes)
+        return max(self.absent / limits.seconds, self.bytes / limits.bytes)
 
 
 def keep_limits(connection: Connection, limits: Limits) -> None:
@@ -76,8 +78,15 @@ def backlogs(connection: Connection, now: int, sizes: bool = True) -> dict[str, 
     added_at = {row.Name: row.AddedAt for row in connection.execute(select(OUTLET.c.Name, OUTLET.c.AddedAt))}
     # A new outlet is owed conflict rules that may be older than itself.
     since = {row.Outlet: max(stored_at[row.Oldest], added_at.get(row.Outlet, 0)) for row in rows}
+    paused_at, resumed_at = state.paused_at(connection), state.resumed_at(connection)
+    until = now if paused_at is None else paused_at
     return {
-        row.Outlet: Backlog(row.Waiting, int(row.Bytes) if sizes else 0, max(0.0, (now - since[row.Outlet]) / 1e6))
+        row.Outlet: Backlog(
+            row.Waiting,
+            int(row.Bytes) if sizes else 0,
+            max(0.0, (now - since[row.Outlet]) / 1e6),
+            max(0.0, (until - max(since[row.Outlet], resumed_at)) / 1e6),
+        )
         for row in rows
     }
 
@@ -85,9 +94,9 @@ def backlogs(connection: Connection, now: int, sizes: bool = True) -> dict[str, 
 def give_up(connection: Connection, outlet: str, limits: Limits, backlog: Backlog, now: int) -> str:
     """From now on nothing is owed to `outlet`, and nobody waits for it. Returns why, in a sentence for people."""
     lock_counter(connection)
-    if backlog.seconds >= limits.seconds:
+    if backlog.absent >= limits.seconds:
         reason = (
-            f"it had executed nothing for {backlog.seconds / 86400:.1f} days ({limits.seconds / 86400:g} are allowed)."
+            f"it had executed nothing for {backlog.absent / 86400:.1f} days ({limits.seconds / 86400:g} are allowed)."
         )
     else:
         reason = f"{backlog.bytes:,} bytes waited for it ({limits.bytes:,} are allowed)."

@@ -12,6 +12,10 @@ from services.kernel.schema import HUB_STATE as STATE
 
 HUB = "hub"
 PAUSED = "paused"
+PAUSED_AT = "paused_at"
+RESUMED_AT = "resumed_at"
+"""µs since 1970 of the last `pause` and of the last `resume`."""
+
 SEEN = "seen"
 """µs since 1970 of the running process's last sign of life; 0: it stopped in an orderly way."""
 
@@ -47,5 +51,17 @@ def is_paused(connection: Connection) -> bool:
     return get(connection, PAUSED) == "1"
 
 
-def set_paused(connection: Connection, paused: bool) -> None:
+def set_paused(connection: Connection, paused: bool, now: int) -> None:
+    if is_paused(connection) != paused:
+        put(connection, PAUSED_AT if paused else RESUMED_AT, str(now))
     put(connection, PAUSED, str(int(paused)))
+
+
+def paused_at(connection: Connection) -> int | None:
+    """None: it is not."""
+    return int(get(connection, PAUSED_AT) or 0) if is_paused(connection) else None
+
+
+def resumed_at(connection: Connection) -> int:
+    """0: it was never paused."""
+    return int(get(connection, RESUMED_AT) or 0)

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.engine import URL
 
-from services.hub import outlets, purging
+from services.hub import outlets, purging, state
 from services.hub.controls import Voice, new_policy
 from services.hub.limits import Backlog, Limits, backlogs, give_up
 from services.hub.queue import Group, Queue, open_queue
@@ -236,7 +236,7 @@ def test_who_ignores_everybody_or_is_away_for_too_long_holds_up_nobody(queue: Qu
     tell(queue)
     purge = due(queue)
     assert purge is not None and purge.sequence == 3
-    assert Backlog(seconds=50.0).ratio(limits) == 0.5
+    assert Backlog(absent=50.0).ratio(limits) == 0.5
 
 
 def test_conflict_rules_are_given_out_when_they_are_new(queue: Queue, voice: Voice) -> None:
@@ -262,6 +262,31 @@ def test_a_new_outlet_is_not_late_with_rules_that_are_older_than_itself(
     waiting = queue.read(backlogs, queue.now)
     assert waiting["lovina"].seconds < 1
     assert waiting["amed"].seconds > 39 * DAY
+
+
+def test_a_pause_counts_as_nobodys_absence_and_its_end_gives_everybody_up_as_little(queue: Queue, clock: Clock) -> None:
+    def absent() -> float:
+        return round(queue.read(backlogs, queue.now)["bedugul"].absent / DAY)
+
+    def pass_days(days: int) -> None:
+        clock.now += int(days * DAY * 1e6)
+
+    store(queue, *chain("amed", 1))
+    pass_days(20)
+    assert absent() == 20
+    queue.write(state.set_paused, True, queue.now)
+    pass_days(40)
+    queue.write(state.set_paused, True, queue.now)  # said twice, it began when it began
+    assert absent() == 20
+    assert round(queue.read(backlogs, queue.now)["bedugul"].seconds / DAY) == 60, "how old it is, is told as it is"
+    store(queue, *chain("candi", 1))
+    execute(queue, "bedugul", 1)
+    assert absent() == 0, "what came during the pause waits for no fault of its own"
+    queue.write(state.set_paused, False, queue.now)
+    assert absent() == 0
+    pass_days(3)
+    queue.write(state.set_paused, False, queue.now)
+    assert absent() == 3
 
 
 @pytest.mark.parametrize("seed", range(5))

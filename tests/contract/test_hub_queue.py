@@ -318,7 +318,7 @@ def test_a_second_hub_on_the_database_stores_nothing(queue: Queue, open_another:
 
 def test_pausing_is_seen_by_another_process(queue: Queue, open_another: Open) -> None:
     assert not queue.read(state.is_paused)
-    open_another().write(state.set_paused, True)
+    open_another().write(state.set_paused, True, 1)
     assert queue.read(state.is_paused)
 
 

@@ -171,7 +171,7 @@ def test_a_copy_under_a_name_that_was_known_gets_what_that_one_sent(queue: Queue
 def test_who_was_given_up_comes_back_as_a_copy_or_anew(queue: Queue) -> None:
     store(queue, *chain("amed", 3))
     assert enter(queue, "candi", 1) == ""
-    why = queue.write(give_up, "candi", LIMITS, Backlog(2, 7, 2000.0), queue.now)
+    why = queue.write(give_up, "candi", LIMITS, Backlog(2, 7, 2000.0, 2000.0), queue.now)
     assert "days" in why
     while queue.write(drop):
         pass
