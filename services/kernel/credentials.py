@@ -24,6 +24,12 @@ MAX_BYTES = 16 * 1024 * 1024
 """Of one file: a list of 400,000 revoked certificates; a longer one would keep the hub from its work for seconds whenever it changes."""
 
 log = logger("certificates")
+
+
+class UnfitError(ValueError):
+    """The files are whole, and what they say is no good at this time: it may be later, though they stay as they are."""
+
+
 T = TypeVar("T")
 
 
@@ -59,8 +65,10 @@ class Followed(Generic[T]):
                 self._value, self._error = self._read(), None
             except (OSError, ValueError) as error:
                 told, self._error = self._error, error
-                if isinstance(error, OSError):
-                    self._seen = None  # the files may be good, and this process at a limit: it looks again
+                if isinstance(error, (OSError, UnfitError)):
+                    self._seen = (
+                        None  # the files may be good, and this process at a limit, or its clock wrong: it looks again
+                    )
                 if self._value is not None and (told is None or _reason(told) != _reason(error)):
                     log.error(
                         "files cannot be used; what they said before goes on counting",
@@ -156,7 +164,7 @@ class Credentials:
         if self._own.last is not None:
             name = self._own.last[1].name if self.side is Side.OUTLET else None
             for fault in check_certificate(self._tls.cert, self.side, name, self._now()):
-                raise ValueError(fault.what.rstrip("."))
+                raise UnfitError(fault.what.rstrip("."))
         found = own_context(self._tls, self.side)
         if self._tls.key.stat().st_mode & stat.S_IROTH:
             log.warning(

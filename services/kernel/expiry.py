@@ -11,7 +11,7 @@ from prometheus_client import REGISTRY
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from services.kernel.certificates import NEARLY, Certificate, moment
+from services.kernel.certificates import NEARLY, Certificate, issue_command, moment
 from services.kernel.credentials import Credentials
 from services.kernel.errors import TransientError
 from services.kernel.telemetry import logger
@@ -92,11 +92,11 @@ async def _watch(credentials: Credentials) -> None:
                 )
             if warned is None or warned[0] != found.serial or now - warned[1] >= WARNING_SECONDS:
                 warned = found.serial, now
-                _warn(found)
+                _warn(found, credentials.side)
         await asyncio.sleep(LOOK_SECONDS)
 
 
-def _warn(own: Certificate) -> None:
+def _warn(own: Certificate, side: Side) -> None:
     now = datetime.now(UTC)
     if own.ends - now >= NEARLY:
         return
@@ -106,5 +106,5 @@ def _warn(own: Certificate) -> None:
         certificate=str(own),
         until=moment(own.ends),
         days_left=round(own.days_left(now), 1),
-        todo="Have a new one made (`subak pki issue NAME --renew`) and put it in place: it is taken up by itself.",
+        todo=f"Have a new one made where the authority is (`{issue_command(own.name, side)} --renew`) and put it in place: it is taken up by itself.",
     )

@@ -251,6 +251,21 @@ def test_a_pair_that_the_other_end_would_refuse_is_not_taken_up(ours: Certificat
         assert trusting.own() == shown and trusting.usable
 
 
+def test_one_that_is_good_from_tomorrow_on_is_taken_up_tomorrow(ours: Certificates) -> None:
+    """Or: that was put there while this machine's clock was behind."""
+    clock = [datetime.now(UTC) - timedelta(days=5)]
+    mine = ours.issue("ubud", lifetime=timedelta(days=30))
+    trusting = Credentials(mine, Side.OUTLET, lambda: clock[0])
+    before = trusting.own()
+    ours.issue("ubud", lifetime=timedelta(days=60))
+    with capture_logs() as logs:
+        for _ in range(3):
+            assert trusting.own() == before and not trusting.usable
+        assert len(errors_of(logs)) == 1
+        clock[0] += timedelta(days=5)
+        assert trusting.own() != before and trusting.usable
+
+
 # ---- certificates that say nothing clear
 
 

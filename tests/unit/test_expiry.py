@@ -31,11 +31,11 @@ def figure() -> float | None:
     return REGISTRY.get_sample_value(FIGURE)
 
 
-def watched(tls: TlsSettings | None, *met: Callable[[], bool]) -> None:
+def watched(tls: TlsSettings | None, *met: Callable[[], bool], side: Side = Side.OUTLET) -> None:
     """Until each of these has come true, one after the other."""
 
     async def watching() -> None:
-        async with asyncio.timeout(LIMIT), expiry.watched(tls, Side.OUTLET):
+        async with asyncio.timeout(LIMIT), expiry.watched(tls, side):
             for one in met:
                 while not one():  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
@@ -52,6 +52,17 @@ def test_it_is_told_at_the_start_and_every_day(ours: Certificates, monkeypatch: 
         watched(soon, lambda: len(logs) == 4)
     assert {line["event"] for line in logs} == {"this service's certificate will expire soon"}
     assert all(28 < line["days_left"] < 29.1 and "ubud's" in line["certificate"] for line in logs)
+
+
+@pytest.mark.parametrize(
+    ("side", "command"),
+    [(Side.OUTLET, "subak pki issue ubud --renew"), (Side.HUB, "subak pki issue ubud --hub --renew")],
+)
+def test_the_warning_names_the_command_that_renews_it(ours: Certificates, side: Side, command: str) -> None:
+    soon = ours.issue("ubud", side, timedelta(days=3))._replace(crl=None)
+    with capture_logs() as logs:
+        watched(soon, lambda: len(logs) > 0, side=side)
+    assert f"`{command}`" in logs[0]["todo"]
 
 
 def test_the_figure_follows_the_file(ours: Certificates) -> None:
