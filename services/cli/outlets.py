@@ -29,6 +29,7 @@ from services.cli.setup.engines import DATABASE, Product
 from services.hub import administration
 from services.kernel.dialects import Dialect, Lease, Purpose
 from services.kernel.errors import PermanentError
+from services.kernel.settings import dialled
 
 app = typer.Typer(
     help="The outlets that the hub knows (SUBAK_HUB_DATABASE_URL); adopt, restamp: an outlet's database (SUBAK_DATABASE_URL).",
@@ -55,7 +56,12 @@ def add(
     company: Annotated[str, typer.Option(help="For people.")] = "",
     place: Annotated[str, typer.Option(help="For people.")] = "",
     engine: Annotated[Product | None, typer.Option(help="Of its database: say what goes where.")] = None,
-    hub: Annotated[str, typer.Option(help="With --engine: the hub's host and port, as the outlet dials it.")] = HUB,
+    hub: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT", help="With --engine: of the hub, as the outlet dials it. --write cannot do without."
+        ),
+    ] = None,
     database: Annotated[str, typer.Option(help="With --engine: its database's name.")] = DATABASE,
     write: Annotated[
         str | None,
@@ -75,6 +81,14 @@ def add(
         rendering.check_name(name)
     if engine is not None:
         rendering.check_database(database)
+    if hub is not None:
+        dialled(hub)
+    if write is not None and hub is None:
+        raise PermanentError(
+            "hub_missing",
+            "The folder must say where its services find the hub.",
+            "Say --hub HOST:PORT, as that site dials it.",
+        )
     with hub_to_change(hub_url()) as queue:
         new = engine is None or name not in {it.name for it in administration.listed(queue)}
         if new:
@@ -85,12 +99,13 @@ def add(
         return
     errors.print(f"{name} is {'added' if new else 'known already'}.", markup=False)
     if write is not None:
+        assert hub is not None
         folder.write(name, engine, hub, database, write)
     elif compose:
         rendering.check_keys(name, engine, number)
         sys.stdout.write(rendering.compose(name, engine, number))
     else:
-        console.print(rendering.words(name, engine, hub, database), markup=False, soft_wrap=True)
+        console.print(rendering.words(name, engine, hub or HUB, database), markup=False, soft_wrap=True)
 
 
 @app.command()

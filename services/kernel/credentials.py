@@ -66,9 +66,8 @@ class Followed(Generic[T]):
             except (OSError, ValueError) as error:
                 told, self._error = self._error, error
                 if isinstance(error, (OSError, UnfitError)):
-                    self._seen = (
-                        None  # the files may be good, and this process at a limit, or its clock wrong: it looks again
-                    )
+                    # It looks again: the files may be good, and this process at a limit, or its clock wrong.
+                    self._seen = None
                 if self._value is not None and (told is None or _reason(told) != _reason(error)):
                     log.error(
                         "files cannot be used; what they said before goes on counting",

@@ -79,6 +79,14 @@ def _dialled(text: Any) -> Address:
     return address
 
 
+def dialled(text: str) -> Address:
+    """What stands in SUBAK_HUB. Raises PermanentError `hub_address`."""
+    try:
+        return _dialled(text)
+    except _Refused as refused:
+        raise PermanentError("hub_address", refused.what, refused.todo) from refused
+
+
 def _database_url(text: Any) -> URL:
     if isinstance(text, URL):
         return text

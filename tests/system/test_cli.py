@@ -127,6 +127,10 @@ def test_triggers(network: Network) -> None:
 
 
 def test_outlets(network: Network) -> None:
+    folder = ("outlet", "add", "amed", "--engine", "mysql", "--write", "-")
+    for hub in ((), ("--hub", "hub.example.com"), ("--hub", "hub.example.com:0")):  # found out here, not far away
+        assert at_hub(network, *folder, *hub, code=2) == ""
+    assert "amed" not in at_hub(network, "outlet", "list")
     at_hub(network, "outlet", "add", "amed", "--company", "Warung", "--place", "Amed")
     at_hub(network, "outlet", "ignore", "amed", "ubud")
     listed = {it["outlet"]: it for it in parsed(at_hub(network, "outlet", "list", "--json"))}

@@ -1,4 +1,6 @@
 -- Subak's user on MariaDB: what it needs and no more. As an administrator, once.
+-- A user of that name that is there already, from an earlier folder, keeps its password: ALTER USER ... IDENTIFIED BY the one below.
+-- For another outlet on the same server: give this one's another name, here and in database-url.
 CREATE USER IF NOT EXISTS 'subak'@'%' IDENTIFIED BY '{{password}}';
 GRANT SELECT, INSERT, UPDATE, DELETE, CREATE, TRIGGER ON `{{database}}`.* TO 'subak'@'%';
 -- needed only while the binary log is on; also in the server's configuration file, under [mariadb]:

@@ -1,4 +1,6 @@
 -- Subak's login on SQL Server: what it needs and no more. As an administrator, once.
+-- A login of that name that is there already, from an earlier folder, keeps its password: ALTER LOGIN ... WITH PASSWORD = the one below.
+-- For another outlet on the same server: give this one's another name, here and in database-url.
 IF SUSER_ID(N'subak') IS NULL CREATE LOGIN subak WITH PASSWORD = N'{{password}}';
 USE [{{database}}];
 -- a user that came with another server's backup belongs to nobody here:
