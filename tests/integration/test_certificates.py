@@ -59,8 +59,8 @@ def makassars(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> TlsSett
 
 @pytest.fixture(scope="module")
 def expired(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> TlsSettings:
-    command = ("run", "--rm", "--no-TTY", "--no-deps", "--entrypoint", "python", "cli", "-", "makassar")
-    return kept(tmp_path_factory.mktemp("tls") / "expired", json.loads(stack.compose(*command, given=FORGING)))
+    command = ("run", "--rm", "--no-TTY", "--no-deps", "--entrypoint", "python", "cli", "-c", FORGING, "makassar")
+    return kept(tmp_path_factory.mktemp("tls") / "expired", json.loads(stack.compose(*command)))
 
 
 def knock(stack: Stack, tls: TlsSettings, name: str) -> SubakError:

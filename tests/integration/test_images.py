@@ -70,8 +70,8 @@ def test_no_secret_stands_where_anybody_may_look(stack: Stack) -> None:
     ]
     assert len(volumes) >= 2 + 2 * len(stack.profiles)
     mounts = [option for name in volumes for option in ("--volume", f"{name}:/look/{name}:ro")]
-    options = ("--rm", "--interactive", "--network", "none", "--user", "0", "--entrypoint", "python", *mounts)
-    read = stack.run("docker", "run", *options, f"subak/cli:{VERSION}", "-", "/look", given=READING)
+    options = ("--rm", "--network", "none", "--user", "0", "--entrypoint", "python", *mounts)
+    read = stack.run("docker", "run", *options, f"subak/cli:{VERSION}", "-c", READING, "/look")
     secrets = set()
     for text in json.loads(read).values():
         secrets.add(str(make_url(text.strip()).password) if "://" in text else text.strip())

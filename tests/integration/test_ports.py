@@ -37,8 +37,8 @@ def served_by(database: str) -> int:
 def inside(stack: Stack, network: str, script: str, *arguments: str) -> list[object]:
     """What a script of ours prints in a container there."""
     image = f"subak/cli:{stack.environment['SUBAK_VERSION']}"
-    options = ("--rm", "--interactive", "--network", network, "--entrypoint", "python")
-    printed = stack.run("docker", "run", *options, image, "-", *arguments, given=script)
+    options = ("--rm", "--network", network, "--entrypoint", "python")
+    printed = stack.run("docker", "run", *options, image, "-c", script, *arguments)
     found: list[object] = json.loads(printed)
     return found
 

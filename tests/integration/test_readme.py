@@ -6,6 +6,7 @@ Each command of the section is in `TYPED`, with what it must print; one that is 
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -27,6 +28,7 @@ REMOVE_VOLUME = "docker volume rm subak_hub-db-data"
 RESTART_HUB = "docker compose restart hub"
 FOLDER = "docker compose run --rm -T cli outlet add kuta --engine mysql --hub hub.example.com:7707 --write - | tar -x"
 DOWN = "docker compose --profile '*' down"
+CLIENT = "docker compose exec surabaya-db sh -c 'MYSQL_PWD=\"$(cat /admin/shop)\" mysql -ushop shop'"
 PORT = "docker compose port surabaya-db 3306"
 REMOVE = "docker compose run --rm cli outlet remove NAME"
 
@@ -46,12 +48,15 @@ TYPED = {
     "docker compose restart prometheus": "",
     GRAFANAS_PASSWORD: "",
     "docker compose exec surabaya-capture subak status": "surabaya",
-    "docker compose exec surabaya-db sh -c 'MYSQL_PWD=\"$(cat /admin/shop)\" mysql -ushop shop'": "",
+    CLIENT: "customers",
     PORT: "127.0.0.1:",
     REMOVE: "removed",
     DOWN: "",
 }
 """In the order in which they are typed here: what each must print."""
+
+THEN = {CLIENT: "SHOW TABLES;\nexit\n"}
+"""What is typed then, at a terminal, to those that ask for more."""
 
 PARTS = ("docker-compose.yml", "README.md", "LICENSE", "pyproject.toml", "deploy", "services", "sql", "tests")
 LIMIT = 60.0
@@ -86,8 +91,13 @@ class Newcomer:
         for name in ("COMPOSE_FILE", "COMPOSE_PROFILES"):
             del self.stack.environment[name]
 
-    def types(self, line: str, limit: float = 300.0) -> str:
-        return self.stack.run("bash", "-o", "pipefail", "-c", f"cd {self.folder}\n{line}", limit=limit)
+    def types(self, line: str, limit: float = 300.0, then: str | None = None) -> str:
+        shell = ("bash", "-o", "pipefail", "-c", f"cd {self.folder}\n{line}")
+        if then is None:
+            return self.stack.run(*shell, limit=limit)
+        return self.stack.run(
+            "script", "--quiet", "--return", "--command", shlex.join(shell), "/dev/null", limit=limit, given=then
+        )
 
     def kills_the_hubs_database_while_it_makes_its_folder(self) -> None:
         self.types("docker compose up -d hub-db", limit=HEALTHY_SECONDS)
@@ -153,7 +163,7 @@ def test_a_newcomer_types_it_from_top_to_bottom(newcomer: Newcomer, note: Note) 
             given_out = newcomer.rules_given_out()
             assert given_out
             newcomer.has_rules("products")
-        printed = newcomer.types(line.replace("NAME", "denpasar"))
+        printed = newcomer.types(line.replace("NAME", "denpasar"), then=THEN.get(command))
         assert answer in printed, f"{line}\n{printed}"
         if command == RESTART_HUB:
             wait_for("new rules", lambda before=given_out: newcomer.rules_given_out() > before, LIMIT, pause=0.5)  # type: ignore[misc]

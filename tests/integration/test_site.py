@@ -53,24 +53,26 @@ class Site:
             "APPLIER_METRICS_PORT": str(free_port()),
         }
 
-    def types(self, line: str, *, given: str | None = None) -> str:
+    def types(self, line: str) -> str:
         exports = "".join(f"export {name}='{value}'\n" for name, value in self.settings.items())
         script = f"{exports}cd {self.folder}\n{line.replace('NAME', NAME).replace(':dev', f':{VERSION}')}"
-        return self.stack.run("bash", "-o", "pipefail", "-ec", script, given=given)
+        return self.stack.run("bash", "-o", "pipefail", "-ec", script)
 
-    @property
-    def client(self) -> str:
-        """The administrator's, beside the database."""
-        return f"docker exec --interactive --env MYSQL_PWD={self.root} {self.database} mysql -uroot"
+    def beside(self, *command: str) -> None:
+        """As the administrator of the database, in its container."""
+        self.stack.docker("exec", "--env", f"MYSQL_PWD={self.root}", self.database, *command)
 
     def administrator(self, sql: str) -> None:
-        self.stack.run(*self.client.split(), given=sql)
+        self.beside("mysql", "-uroot", "--execute", sql)
 
     def copy(self, outlet: str) -> None:
-        """Of that outlet's whole database; through a pipe, since a dump is not text."""
+        """Of that outlet's whole database; as a file, since a dump is not text."""
         dump = "mysqldump -uroot --set-gtid-purged=OFF --single-transaction --databases shop"
         there = f"docker compose exec -T {outlet}-db sh -c 'MYSQL_PWD=\"$(cat /admin/root)\" {dump}'"
-        self.stack.run("bash", "-o", "pipefail", "-c", f"{there} | {self.client}")
+        file, copy = self.folder.parent / "dump.sql", "/tmp/dump.sql"
+        self.stack.run("bash", "-c", f"{there} > {file}")
+        self.stack.docker("cp", str(file), f"{self.database}:{copy}")
+        self.beside("sh", "-c", f"mysql -uroot < {copy}")
 
     def has_server(self) -> bool:
         """By TCP: while it makes its folder it listens on a socket only."""

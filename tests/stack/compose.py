@@ -84,7 +84,8 @@ class Stack:
     # ---- commands
 
     def run(self, *command: str, limit: float = COMMAND_SECONDS, code: int | None = 0, given: str | None = None) -> str:
-        """Its standard output. `code`: the exit code that is expected; None: any. `given`: its standard input."""
+        """Its standard output. `code`: the exit code that is expected; None: any. `given`: its standard input; nothing in a container
+        may wait for its end, which engine 26 does not pass on to one `exec` in 1500 on a busy machine."""
         done = subprocess.run(
             command,
             env=self.environment,
