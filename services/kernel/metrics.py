@@ -19,7 +19,8 @@ OUTLETS = CollectorRegistry()
 
 BUILD = Gauge("subak_build_info", "1: this version runs.", ["version", "service", "outlet"])
 DATABASE_UP = Gauge("subak_database_up", "1: this service's database answers, and has room.")
-STANDBY = Gauge("subak_standby", "1: another process does this service's work; this one stands by.", registry=OUTLETS)
+STANDBY_NAME = "subak_standby"
+STANDBY = Gauge(STANDBY_NAME, "1: another process does this service's work; this one stands by.", registry=OUTLETS)
 LINK_FAILURES = Counter(
     "subak_link_failures_total", "Connections that were refused, failed or broke, by reason.", ["code"]
 )
@@ -54,15 +55,24 @@ class Figures(Collector):
         BUILD.labels(version("subak"), service, outlet).set(1)
 
     def collect(self) -> Iterator[Metric]:
-        for registry in (REGISTRY, OUTLETS) if self._outlet else (REGISTRY,):
-            for metric in registry.collect():
-                whose = self._whose(metric.name)
-                metric.samples = [one._replace(labels={**whose, **one.labels}) for one in metric.samples]
-                yield metric
+        """One that stands by does not know how things are at the outlet: it shows what it has counted, and none of its service's gauges,
+        which would stay as they were when its turn was over."""
+        registries = (REGISTRY, OUTLETS) if self._outlet else (REGISTRY,)
+        metrics = [metric for registry in registries for metric in registry.collect()]
+        stands_by = any(one.value for metric in metrics for one in metric.samples if one.name == STANDBY_NAME)
+        for metric in metrics:
+            if stands_by and metric.type == "gauge" and self._is_own(metric.name):
+                continue
+            whose = self._whose(metric.name)
+            metric.samples = [one._replace(labels={**whose, **one.labels}) for one in metric.samples]
+            yield metric
+
+    def _is_own(self, name: str) -> bool:
+        return name.startswith(f"subak_{self._service}_")
 
     def _whose(self, name: str) -> dict[str, str]:
         whose = {"outlet": self._outlet} if self._outlet else {}
-        if not name.startswith(f"subak_{self._service}_"):
+        if not self._is_own(name):
             whose["service"] = self._service
         return whose
 

@@ -39,7 +39,7 @@ TYPED = {
     UPGRADE: "",
     RESTART_HUB: "",
     "docker compose run --rm cli status": "surabaya",
-    "docker compose --profile test run --rm test": " passed",
+    "docker compose --profile test run --rm --build test": " passed",
     "docker compose run --rm cli outlet add kuta --engine mysql": "--write FOLDER",
     "docker compose run --rm cli pki list": "makassar",
     FOLDER: "",

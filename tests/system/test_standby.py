@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import re
 import urllib.error
 import urllib.request
 from contextlib import suppress
@@ -44,6 +45,17 @@ def start_seconds(network: Network) -> dict[str, Process]:
     return found
 
 
+def shown(process: Process) -> set[str]:
+    """The names of the figures that it serves."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{process.metrics_port}/metrics", timeout=5) as answer:
+        lines = answer.read().decode().splitlines()
+    return {re.split(r"[{ ]", line)[0] for line in lines if not line.startswith("#")}
+
+
+STATE = {"capture": "subak_capture_waiting_batches", "applier": "subak_applier_quarantined_transactions"}
+"""A figure of each that tells how things are, which only the one that serves knows."""
+
+
 @pytest.fixture
 def network(make_network: MakeNetwork, engine_name: str) -> Network:
     return make_network({"ubud": engine_name, "kuta": "sqlite"}, SHOP, shop_rows())
@@ -75,6 +87,7 @@ def test_the_second_takes_over_when_the_first_is_killed(network: Network) -> Non
         first = network.processes[f"{role}.ubud"]
         first.start({})
         wait_for(f"the first {role} stands by", lambda first=first: told(first).startswith("standby"), 30.0)
+        assert STATE[role] in shown(network.processes[f"{role}.ubud.second"]) - shown(first)
         network.stop(f"{role}.ubud.second")
         network.wait_ready(f"{role}.ubud", TAKE_OVER_SECONDS)
     change_both(network, 5)

@@ -228,3 +228,17 @@ def test_an_outlets_figures_carry_its_name_and_the_hub_shows_none_of_an_outlets(
     assert "subak_link_connected" not in centre
     assert centre["subak_database_up"] == [{"service": "hub"}]
     assert all("service" not in labels for labels in centre["subak_hub_paused"])
+
+
+def test_one_that_stands_by_shows_what_it_has_counted_and_not_how_things_were() -> None:
+    capture.POLLS.inc()
+    capture.HELD.set(3)
+    assert "subak_capture_held_changes" in text_of(kernel.figures("capture", "ubud"))
+    kernel.STANDBY.set(1)
+    try:
+        here = text_of(kernel.figures("capture", "ubud"))
+    finally:
+        kernel.STANDBY.set(0)
+    assert {"subak_standby", "subak_database_up", "subak_build_info", "subak_capture_polls_total"} <= {*here}
+    gauges = {name for name, family in families().items() if family.type == "gauge"}
+    assert not [name for name in here if name.startswith("subak_capture_") and name in gauges]
