@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -21,11 +21,14 @@ from services.kernel.wire.messages import HUB, Delivery
 from tests.stack.application import application_engine
 from tests.stack.reflecting import reflect
 
+Lines = Iterable[str]
+"""Statements that make a schema and its first rows."""
+
 
 class Outlet:
-    """One outlet's database with its triggers. `lines` are the statements that make its schema and its first rows."""
+    """One outlet's database with its triggers."""
 
-    def __init__(self, name: str, url: URL, lines: Iterable[str]) -> None:
+    def __init__(self, name: str, url: URL, lines: Lines) -> None:
         self.name = name
         self.url = url
         self.dialect = dialect_for(url)
@@ -215,6 +218,12 @@ def delivery_of(batch: Batch, sequence: int, previous_sequence: int) -> Delivery
 
 def said_by_hub(said: Control, number: int) -> Batch:
     return Batch(BatchId(HUB, "h", number), GENESIS, encode_control(said), 0, 0)
+
+
+Make = Callable[[str], Outlet]
+"""By its name."""
+
+MakeOutlet = Callable[[str, Lines], Outlet]
 
 
 class Outlets:

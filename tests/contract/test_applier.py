@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
 
 import pymysql
 import pytest
@@ -14,8 +13,7 @@ from services.applier.applying import PATIENCE
 from services.kernel.change import NEVER, Batch, BatchId, Change, Op, Stamp, Transaction, decode_body
 from services.kernel.errors import PermanentError, ProtocolError, TransientError
 from services.kernel.schema import STATE
-from tests.conftest import FreshDatabase
-from tests.contract.outlets import Outlet, Outlets, delivery_of
+from tests.contract.outlets import Make, MakeOutlet, Outlet, Outlets, delivery_of
 
 SCHEMA = (
     "CREATE TABLE product (sku VARCHAR(20) NOT NULL PRIMARY KEY, name VARCHAR(40), stock INTEGER,"
@@ -34,21 +32,10 @@ TICKET = {
 }
 PRODUCTS = "SELECT sku, name, stock, code FROM product"
 
-Make = Callable[[str], Outlet]
-
 
 @pytest.fixture
-def outlet(fresh_database: FreshDatabase, engine_name: str) -> Iterator[Make]:
-    made: list[Outlet] = []
-
-    def make(name: str) -> Outlet:
-        url = fresh_database(engine_name, name)
-        made.append(Outlet(name, url, (*SCHEMA, TICKET[engine_name])))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.close()
+def outlet(make_outlet: MakeOutlet, engine_name: str) -> Make:
+    return lambda name: make_outlet(name, (*SCHEMA, TICKET[engine_name]))
 
 
 @pytest.fixture

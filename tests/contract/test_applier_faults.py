@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pymysql
@@ -17,8 +17,7 @@ from services.kernel.change import Batch
 from services.kernel.control import Own, Policy, Purge
 from services.kernel.errors import TransientError
 from services.kernel.schema import LEDGER, POLICY
-from tests.conftest import FreshDatabase
-from tests.contract.outlets import Outlet
+from tests.contract.outlets import Make, MakeOutlet, Outlet
 from tests.stack.servers import MysqlServer, Servers
 
 SCHEMA = (
@@ -37,20 +36,10 @@ DISK_FULL: dict[str, Exception] = {
 }
 LIMIT_SECONDS = 30.0
 
-Make = Callable[[str], Outlet]
-
 
 @pytest.fixture
-def outlet(fresh_database: FreshDatabase, engine_name: str) -> Iterator[Make]:
-    made: list[Outlet] = []
-
-    def make(name: str) -> Outlet:
-        made.append(Outlet(name, fresh_database(engine_name, name), SCHEMA))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.close()
+def outlet(make_outlet: MakeOutlet) -> Make:
+    return lambda name: make_outlet(name, SCHEMA)
 
 
 def _batch(outlet: Outlet, *statements: str) -> Batch:

@@ -15,8 +15,7 @@ from services.applier.resolving import Choice
 from services.kernel.control import Policy
 from services.kernel.dialects import Purpose
 from services.kernel.errors import TransientError
-from tests.conftest import FreshDatabase
-from tests.contract.outlets import Outlet
+from tests.contract.outlets import MakeOutlet, Outlet
 
 pytestmark = pytest.mark.parametrize("engine_name", ["mariadb", "mysql"])
 
@@ -30,13 +29,11 @@ Meanwhile = Callable[[Callable[[], object]], list[str]]
 
 
 @pytest.fixture
-def outlets(fresh_database: FreshDatabase, engine_name: str) -> Iterator[tuple[Outlet, Outlet]]:
-    amed, bali = (Outlet(name, fresh_database(engine_name, name), SCHEMA) for name in ("amed", "bali"))
+def outlets(make_outlet: MakeOutlet) -> tuple[Outlet, Outlet]:
+    amed, bali = (make_outlet(name, SCHEMA) for name in ("amed", "bali"))
     for outlet in (amed, bali):
         outlet.hear(RULES, 1)
-    yield amed, bali
-    amed.close()
-    bali.close()
+    return amed, bali
 
 
 @pytest.fixture

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-
 import pytest
 import sqlalchemy as sa
 
@@ -13,8 +11,7 @@ from services.kernel.control import Own, Policy, Purge
 from services.kernel.errors import PermanentError, ProtocolError
 from services.kernel.schema import BATCH, CLOUD_QUERY, CONFLICT, LEDGER, LEDGER_PART, QUARANTINE, STATE, VERSION
 from services.kernel.wire.messages import Delivery
-from tests.conftest import FreshDatabase
-from tests.contract.outlets import Outlet, delivery_of, said_by_hub
+from tests.contract.outlets import Make, MakeOutlet, Outlet, delivery_of, said_by_hub
 from tests.stack.command import subak
 
 pytestmark = pytest.mark.parametrize("engine_name", ["sqlite", "mariadb", "mysql", "mssql"])
@@ -28,20 +25,10 @@ DELTA = '[tables.stock]\ndelta = ["on_hand"]'
 
 ENDED = object()
 
-Make = Callable[[str], Outlet]
-
 
 @pytest.fixture
-def outlet(fresh_database: FreshDatabase, engine_name: str) -> Iterator[Make]:
-    made: list[Outlet] = []
-
-    def make(name: str) -> Outlet:
-        made.append(Outlet(name, fresh_database(engine_name, name), STOCK))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.close()
+def outlet(make_outlet: MakeOutlet) -> Make:
+    return lambda name: make_outlet(name, STOCK)
 
 
 @pytest.fixture

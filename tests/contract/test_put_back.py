@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-
 import pytest
 import sqlalchemy as sa
 
@@ -11,8 +9,7 @@ from services.applier.resolving import Choice
 from services.kernel.change import NEVER, Batch, BatchId, Change, Op, Transaction, decode_body
 from services.kernel.control import Policy
 from services.kernel.schema import BATCH, CLOUD_QUERY, LEDGER, STATE, VERSION
-from tests.conftest import FreshDatabase
-from tests.contract.outlets import Outlet
+from tests.contract.outlets import Make, MakeOutlet, Outlet
 
 pytestmark = pytest.mark.parametrize("engine_name", ["sqlite", "mariadb", "mysql", "mssql"])
 
@@ -24,20 +21,10 @@ GENERATED = {"sqlite": "INTEGER PRIMARY KEY", "mssql": "INTEGER NOT NULL IDENTIT
 ROWS = "SELECT sku, on_hand FROM stock ORDER BY sku"
 SUM = Policy(1, '[tables.stock]\ndelta = ["on_hand"]')
 
-Make = Callable[[str], Outlet]
-
 
 @pytest.fixture
-def outlet(fresh_database: FreshDatabase, engine_name: str) -> Iterator[Make]:
-    made: list[Outlet] = []
-
-    def make(name: str) -> Outlet:
-        made.append(Outlet(name, fresh_database(engine_name, name), STOCK))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.close()
+def outlet(make_outlet: MakeOutlet) -> Make:
+    return lambda name: make_outlet(name, STOCK)
 
 
 def _sold(outlet: Outlet, number: int, sku: str = "a", *, stored: bool = True) -> Batch:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-
 import msgspec
 import pytest
 import sqlalchemy as sa
@@ -14,8 +12,7 @@ from services.kernel.control import Policy
 from services.kernel.errors import TransientError
 from services.kernel.schema import CLOUD_QUERY, POLICY, STATE
 from services.kernel.wire.messages import MAX_CONFLICTS_TOLD, MAX_FRAME_BYTES, MAX_IMAGE_TOLD, Executed
-from tests.conftest import FreshDatabase
-from tests.contract.outlets import Outlet, Outlets
+from tests.contract.outlets import Make, MakeOutlet, Outlet, Outlets
 
 pytestmark = pytest.mark.parametrize("engine_name", ["sqlite", "mariadb", "mysql"])
 
@@ -29,20 +26,10 @@ STRICT = (SHOP[0].removesuffix(")") + ", CONSTRAINT some CHECK (stock >= 0))", S
 
 PRODUCTS = "SELECT sku, name, stock FROM product"
 
-Make = Callable[[str], Outlet]
-
 
 @pytest.fixture
-def outlet(fresh_database: FreshDatabase, engine_name: str) -> Iterator[Make]:
-    made: list[Outlet] = []
-
-    def make(name: str) -> Outlet:
-        made.append(Outlet(name, fresh_database(engine_name, name), STRICT if name == "bali" else SHOP))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.close()
+def outlet(make_outlet: MakeOutlet) -> Make:
+    return lambda name: make_outlet(name, STRICT if name == "bali" else SHOP)
 
 
 @pytest.fixture

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
 from services.applier.resolving import Choice
 from services.kernel.control import Policy
 from services.kernel.errors import PermanentError
-from tests.conftest import FreshDatabase
-from tests.contract.outlets import Outlet, Outlets
+from tests.contract.outlets import MakeOutlet, Outlet, Outlets
 
 MEMBER = (
     "CREATE TABLE member (id VARCHAR(20) NOT NULL PRIMARY KEY, email VARCHAR(40) UNIQUE, name VARCHAR(40),"
@@ -38,12 +37,9 @@ Make = Callable[[], Outlets]
 
 
 @pytest.fixture
-def three(fresh_database: FreshDatabase, engine_name: str) -> Iterator[Outlets]:
+def three(make_outlet: MakeOutlet, engine_name: str) -> Outlets:
     lines = [*MEMBER, *(line.format(generated=GENERATED[engine_name]) for line in TICKETS)]
-    outlets = [Outlet(name, fresh_database(engine_name, name), lines) for name in ("amed", "bali", "candi")]
-    yield Outlets(*outlets)
-    for outlet in outlets:
-        outlet.close()
+    return Outlets(*(make_outlet(name, lines) for name in ("amed", "bali", "candi")))
 
 
 def _one_email(three: Outlets) -> tuple[Outlet, int]:

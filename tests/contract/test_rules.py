@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from decimal import Decimal
 
 import pytest
@@ -18,7 +18,7 @@ from services.applier import rules
 from services.kernel.control import Policy
 from services.kernel.schema import CONFLICT
 from tests.conftest import FreshDatabase
-from tests.contract.outlets import Outlet, Outlets
+from tests.contract.outlets import MakeOutlet, Outlet, Outlets
 
 NAMES = ("amed", "bali", "candi")
 SCHEMA = (
@@ -38,18 +38,14 @@ Make = Callable[[str], Outlets]
 
 
 @pytest.fixture
-def make(fresh_database: FreshDatabase, engine_name: str) -> Iterator[Make]:
-    made: list[Outlet] = []
-
+def make(make_outlet: MakeOutlet) -> Make:
     def make_outlets(text: str) -> Outlets:
-        made.extend(Outlet(name, fresh_database(engine_name, name), SCHEMA) for name in NAMES)
-        for outlet in made:
+        outlets = [make_outlet(name, SCHEMA) for name in NAMES]
+        for outlet in outlets:
             give(outlet, text, 1)
-        return Outlets(*made)
+        return Outlets(*outlets)
 
-    yield make_outlets
-    for outlet in made:
-        outlet.close()
+    return make_outlets
 
 
 def give(outlet: Outlet, text: str, generation: int) -> None:
