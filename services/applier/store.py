@@ -7,7 +7,7 @@ the smaller transaction, which is the application's. What cannot be locked at on
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Any, TypeVar
 
@@ -73,8 +73,9 @@ class Store:
         self._lock(parents, share=True)
         self._read_versions(changed)
         self._read_awaited(changed)
-        self._read_going(changes)
-        self._read_merged(changed)
+        going = {parsed.row for parsed in changes if parsed.after is None and self._exists[parsed.row]}
+        self._read_going(going)
+        self._read_merged(changed, read=going)
 
     def _table(self, name: str) -> Table:
         table = self._catalogue.table(name)
@@ -175,11 +176,10 @@ class Store:
                     stamp = Stamp(found.Stamp, found.Origin)
                     self._awaited[known][stamp] = Awaited(found.Code, found.State == "waiting")
 
-    def _read_going(self, changes: Sequence[Parsed]) -> None:
+    def _read_going(self, rows: Iterable[RowName]) -> None:
         """Of the rows that go: how they stand here, and which of them nothing refers to. In bulk, so that only the others are looked at
         singly."""
-        going = {parsed.row for parsed in changes if parsed.after is None and self._exists[parsed.row]}
-        for table, chunk in self._by_table(going):
+        for table, chunk in self._by_table(rows):
             self._read_images(table, chunk)
             children = list(self._catalogue.children(table))
             parents: set[str] = set()
@@ -222,10 +222,10 @@ class Store:
     def made(self, table: Table, row: RowName, version: Version) -> Sequence[Made]:
         return self._history.made(table, row, version)
 
-    def _read_merged(self, rows: Iterable[RowName]) -> None:
-        """What is asked of every row where a change does not simply win or lose: in bulk."""
+    def _read_merged(self, rows: Iterable[RowName], read: Container[RowName]) -> None:
+        """What is asked of every row where a change does not simply win or lose: in bulk. `read`: those whose images just were."""
         for table, chunk in self._by_table(row for row in rows if not self._policies.plain(row.table)):
-            self._read_images(table, [row for row in chunk if self._exists[row]])
+            self._read_images(table, [row for row in chunk if self._exists[row] and row not in read])
             if self._policies.by_column(table.name):
                 self._history.prepare(table, {row: self._versions[row] for row in chunk})
 
